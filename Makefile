@@ -1,0 +1,56 @@
+# The course in two commands:  make lab  (open it)   make test  (check it)
+
+LAB_ARGS ?=
+VENV     := .venv
+READY    := $(VENV)/.ready
+PY       := $(VENV)/bin/python
+# The first Python >= 3.11 there is; `make lab PYTHON=/path/to/python` names another.
+PYTHON   ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+              $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+FIRST    := $(firstword $(sort $(wildcard notebooks/00_*.ipynb)))
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab test lint bench notebooks slides clean clean-venv
+
+help:  ## list these targets
+	@echo "make TARGET, where TARGET is one of"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
+
+$(READY): constraints.txt pyproject.toml tools/setup_env.py
+	@if [ -z "$(PYTHON)" ]; then echo "The course needs Python 3.11 or newer, and found none. Get one at https://www.python.org/downloads/"; exit 1; fi
+	@$(PYTHON) tools/setup_env.py
+
+setup: $(READY)  ## make .venv with the pinned packages (the other targets do it when needed)
+
+lab: $(READY)  ## open the course in JupyterLab (LAB_ARGS=--no-browser on a server)
+	@$(PY) -m jupyterlab $(ROOT_USER) --ServerApp.root_dir="$(CURDIR)" \
+	  --LabApp.default_url="/lab$(if $(FIRST),/tree/$(FIRST))" --LabApp.news_url=None \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB_ARGS)
+
+test: $(READY)  ## lint, all tests, every notebook from top to bottom; no network
+	@$(PY) -m ruff check .
+	@$(PY) -m pytest tests $(if $(NOTEBOOKS),--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with tools/nbval.cfg $(NOTEBOOKS))
+
+lint: $(READY)  ## ruff, on the code and on the notebooks' text twins
+	@$(PY) -m ruff check .
+
+bench: $(READY)  ## our U-Net and DDIM beside diffusers', in pictures/s
+	@$(PY) tests/bench.py
+
+notebooks: $(READY)  ## execute all notebooks in order and store their outputs
+	@$(PY) tools/notebooks.py sync
+	@$(PY) tools/notebooks.py run
+	@$(PY) tools/notebooks.py check
+
+slides: $(READY)  ## reveal.js decks that open without a network, in slides/
+	@$(PY) tools/slides.py
+
+clean:  ## remove what tests and slides leave behind
+	rm -rf slides .pytest_cache .ruff_cache build/lib *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+clean-venv:  ## remove the environment
+	rm -rf $(VENV)

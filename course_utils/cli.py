@@ -1,0 +1,92 @@
+"""The command `course`: doctor, list, train, draw.
+
+Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
+can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
+"""
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from course_utils import commands
+from course_utils.drawing import SYSTEMS
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its complaints in the course's own form."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line and leave with status 2."""
+        self.exit(2, f"course: {message} (see `{self.prog} --help`)\n")
+
+
+def parser() -> Parser:
+    """All commands and their options."""
+    top = Parser(prog="course", description="Diffusion models from scratch: check, list, train, draw.")
+    add = top.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser
+    add("doctor", help="is this machine ready? data, checkpoints, packages, device")
+    add("list", help="the recipes and the checkpoints they made")
+    train = add("train", help="train a checkpoint within a budget of minutes")
+    train.add_argument("name", nargs="?", metavar="NAME", help="a recipe, see `course list`")
+    train.add_argument("--all", action="store_true", help="share the minutes among all recipes")
+    train.add_argument("--minutes", type=float, required=True, help="wall-clock budget, resumed parts included")
+    train.add_argument("--resume", action="store_true", help="go on where the run in --run-dir stopped")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
+    train.add_argument("--replace", action="store_true", help="replace a shipped checkpoint that was trained longer")
+    draw = add("draw", help="draw pictures with a checkpoint",
+                               epilog="systems: " + "; ".join(f"{k}: {v}" for k, v in SYSTEMS.items()))
+    draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw, in quotes")
+    draw.add_argument("--system", default="noise-predictor", help="noise-predictor")
+    draw.add_argument("--steps", type=int, default=50, help="1 to 1000 (default: 50)")
+    draw.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures (default: 0)")
+    draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
+    draw.add_argument("--guidance", type=float, default=7.5, help="0 to 20: how closely to follow the prompt, 1 = off")
+    draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
+    draw.add_argument("--from", dest="folder", help="folder of the checkpoint (default: the shipped ones)")
+    for command in (train, draw):
+        command.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    return top
+
+
+def explain(error: Exception) -> str | None:
+    """One sentence for an error that a user can do something about, None for a fault of the program."""
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EFBIG)
+        return "the disk is full: free some space and try again" if full else str(error)
+    # only modules that are loaded can have raised their errors, so nothing heavy is imported here
+    own = (("course_utils.inputs", "InputError"), ("course_utils.data", "DataError"),
+           ("course_utils.checkpoints", "CheckpointError"))
+    known = tuple(getattr(sys.modules[module], name) for module, name in own if module in sys.modules)
+    if isinstance(error, (*known, ValueError)):
+        return str(error)
+    devices = sys.modules.get("course_utils.devices")
+    if devices and devices.is_out_of_memory(error):
+        return "memory ran out, even for the smallest batch: close other programs, or try --device cpu"
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit status: 0 done, 1 the doctor misses something, 2 wrong input, 130 Ctrl-C."""
+    actions = {"doctor": commands.doctor, "list": commands.list_all, "train": commands.train, "draw": commands.draw}
+    try:
+        args = parser().parse_args(argv)
+        return actions[args.command](args)
+    except KeyboardInterrupt as stop:
+        print(f"\ncourse: {stop or 'stopped'}", file=sys.stderr)
+        return 130
+    except ImportError as error:
+        print(f"course: {error}: `make setup` installs what the course needs", file=sys.stderr)
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        print(f"course: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

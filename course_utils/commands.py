@@ -1,0 +1,161 @@
+"""What the commands of `course` do: each takes the parsed arguments and returns an exit status."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from course_utils import inputs
+
+SHOW_EVERY = 0.5  # seconds: often enough to watch, too seldom to slow training down
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print the doctor's table; status 1 when something is missing."""
+    from course_utils.doctor import report
+
+    result = report()
+    shown = sys.stdout.isatty()
+    signs = shown and (sys.stdout.encoding or "").lower().startswith("utf")
+    print(result.text(signs=signs, color=shown and "NO_COLOR" not in os.environ))
+    return 0 if result.ok else 1
+
+
+def list_all(args: argparse.Namespace) -> int:
+    """Print the recipes, and what is known of each checkpoint."""
+    from course_utils import checkpoints
+    from course_utils.recipes.catalog import recipes
+
+    known = recipes()
+    for name in dict.fromkeys([*known, *checkpoints.available()]):
+        print(f"{name}\n    {known[name].summary if name in known else '(a checkpoint without a recipe)'}")
+        if name not in checkpoints.available():
+            print(f"    no checkpoint yet: course train {name} --minutes 60")
+            continue
+        card = checkpoints.card(name)
+        size = (checkpoints.CHECKPOINT_DIR / f"{name}.safetensors").stat().st_size / 1e6
+        print(f"    {card.get('steps', 0):,} steps, {card.get('minutes', 0):g} minutes on "
+              f"{card.get('hardware', 'unknown hardware')}, {size:.1f} MB")
+        for metric, value in card.get("metrics", {}).items():
+            print(f"    {metric}: {value:.4g}" if isinstance(value, float) else f"    {metric}: {value}")
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train one recipe, or all of them one after the other."""
+    inputs.number("minutes", args.minutes, inputs.MINUTES, above=True)
+    inputs.whole_number("seed", args.seed, inputs.SEED)
+    if args.all == (args.name is not None):
+        raise inputs.InputError("name one recipe, or say --all (see `course list`)")
+    from course_utils import devices
+    from course_utils.recipes.catalog import find, recipes
+
+    device = devices.best_device(args.device)
+    chosen = [find(args.name)] if args.name else sorted(recipes().values(), key=lambda recipe: -recipe.need)
+    total = sum(recipe.need for recipe in chosen)
+    for recipe in chosen:
+        run(recipe, args.minutes * recipe.need / total, device, args)
+    return 0
+
+
+def run(recipe, minutes: float, device, args: argparse.Namespace) -> None:
+    """Train one recipe with a progress bar, then save its checkpoint."""
+    from tqdm import tqdm
+
+    from course_utils.training import train as train_steps
+
+    main_process = os.environ.get("RANK", "0") == "0"  # `accelerate launch` starts several
+    where = run_file(args.run_dir, recipe.name)
+    resume = args.resume and (where.exists() or not args.all)  # --all: some recipes may not have begun
+    steps = train_steps(recipe, minutes, seed=args.seed, resume=resume, run_dir=args.run_dir, device=device)
+    bar = tqdm(total=round(60 * minutes), desc=recipe.name, disable=not main_process,
+               bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
+    try:
+        with contextlib.closing(steps), bar:
+            state = follow(steps, bar)
+    except KeyboardInterrupt:
+        again = f"course train {recipe.name} --minutes {minutes:g} --resume --run-dir {args.run_dir}"
+        raise KeyboardInterrupt(f"stopped; {where} holds the run. Go on with: {again}" if where.exists()
+                                else "stopped before anything was learnt") from None
+    if state is None:
+        raise inputs.InputError(f"the run of {recipe.name!r} has used its {minutes:g} minutes: give it more to go on")
+    if main_process:
+        keep(recipe, state, device, args)
+
+
+def follow(steps, bar):
+    """Show the states of a training run on a progress bar; return the last one (None: there was no step)."""
+    state, shown = None, 0.0
+    for state in steps:
+        if state.seconds - shown >= SHOW_EVERY or state.seconds_left == 0:
+            bar.update(min(state.seconds, bar.total) - bar.n)
+            bar.set_postfix_str(f"loss {state.loss:.4f}, {state.pictures_per_s:.0f} pictures/s, "
+                                f"{clock(state.seconds_left)} left")
+            shown = state.seconds
+    return state
+
+
+def run_file(run_dir: Path, name: str) -> Path:
+    """Where `training.train` saves a run."""
+    return run_dir / f"{name}.run.safetensors"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, such as 1:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def keep(recipe, state, device, args: argparse.Namespace) -> None:
+    """Save a checkpoint with its card; one that was trained longer stays, and the new one goes beside the run."""
+    from course_utils import checkpoints, devices
+
+    card = {"recipe": recipe.name, "steps": state.step, "pictures": state.pictures, "seed": args.seed,
+            "minutes": round(state.seconds / 60, 2), "hardware": devices.describe(device),
+            "metrics": {"training_loss": round(state.loss, 5)}}
+    older = checkpoints.card(recipe.name) if recipe.name in checkpoints.available() else {}
+    longer = older.get("steps", 0) > state.step and not args.replace
+    path = checkpoints.save(recipe.name, state.ema, card, folder=args.run_dir if longer else None)
+    print(f"{recipe.name}: {state.step:,} steps, {card['minutes']:g} minutes, loss {state.loss:.4f}: {path}")
+    if longer:
+        print(f"The shipped checkpoint has had {older['steps']:,} steps, so it stays (--replace overrules this). Draw "
+              f"with yours: course draw --from {args.run_dir}")
+
+
+def draw(args: argparse.Namespace) -> int:
+    """Draw pictures and write them to one file, as a grid when there are several."""
+    path = inputs.picture_file(args.out)
+    from course_utils import drawing
+
+    start = time.perf_counter()
+    note = drawing.prompt_note(args.system, args.prompt)
+    pictures = drawing.draw_pictures(args.system, args.prompt, args.steps, args.seed, args.count, args.guidance,
+                                     args.device, args.folder, progress=show_progress())
+    from PIL import Image
+
+    from course_utils.checkpoints import write_atomically
+
+    sheet = Image.fromarray(drawing.grid(pictures))
+    write_atomically(path, lambda temporary: sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()]))
+    if note:
+        print(f"course: note: {note}", file=sys.stderr)
+    print(f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]}, {args.steps} "
+          f"steps, seed {args.seed}, in {time.perf_counter() - start:.1f} s: {path}")
+    return 0
+
+
+def show_progress():
+    """A progress(done, total) that draws a bar on a terminal, and nothing elsewhere."""
+    from tqdm import tqdm
+
+    bar = tqdm(disable=not sys.stderr.isatty(), unit="step", leave=False)
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return progress

@@ -1,0 +1,85 @@
+"""What the network is asked to predict, and how its error is weighed: noise, picture or velocity."""
+
+import torch
+import torch.nn.functional as F
+
+from course_utils.generator.schedules import add_noise
+
+PREDICTIONS = ("eps", "x0", "v")
+
+
+def velocity(x0, eps, t, schedule):
+    """Return v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0, like x0.
+
+    Salimans and Ho 2022, appendix D. Built in notebook 03.
+    """
+    signal, noise = schedule.at(t, x0)
+    return signal * eps - noise * x0
+
+
+def target(prediction, x0, eps, t, schedule):
+    """Return what the network should answer at step t: eps, x0 or v, like x0.
+
+    prediction: "eps", "x0" or "v"; ValueError otherwise. Built in notebook 02.
+    """
+    if prediction == "eps":
+        return eps
+    if prediction == "x0":
+        return x0
+    if prediction == "v":
+        return velocity(x0, eps, t, schedule)
+    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+
+
+def to_x0(pred, xt, t, schedule, prediction="eps"):
+    """Turn the network's answer at step t into the clean picture it implies, like xt.
+
+    DDPM, eq. 15, and Salimans and Ho 2022, eq. 9. Built in notebook 02.
+    """
+    signal, noise = schedule.at(t, xt)
+    if prediction == "eps":
+        return (xt - noise * pred) / signal
+    if prediction == "x0":
+        return pred
+    if prediction == "v":
+        return signal * xt - noise * pred
+    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+
+
+def to_eps(pred, xt, t, schedule, prediction="eps"):
+    """Turn the network's answer at step t into the noise it implies, like xt. Built in notebook 02."""
+    signal, noise = schedule.at(t, xt)
+    if prediction == "eps":
+        return pred
+    if prediction == "x0":
+        return (xt - signal * pred) / noise
+    if prediction == "v":
+        return signal * pred + noise * xt
+    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+
+
+def min_snr_weight(t, schedule, prediction="eps", gamma=5.0):
+    """Return the loss weight (B,) that keeps the easy, almost clean steps from dominating.
+
+    min(SNR, gamma) divided by SNR for eps, by 1 for x0, by SNR + 1 for v.
+    gamma=5 is the paper's choice. Hang et al. 2023, eq. 7 and appendix. Built in notebook 03.
+    """
+    snr = schedule.snr.to(torch.float32).to(t.device)[t]
+    divisor = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}
+    if prediction not in divisor:
+        raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    return snr.clamp(max=gamma) / divisor[prediction]
+
+
+def diffusion_loss(model, x0, schedule, prediction="eps", generator=None, weight=None, **conditions):
+    """Draw a step and a noise for every picture, let the network predict, return the mean squared error.
+
+    model(xt, t, **conditions) -> like x0; x0: (B, ...) in [-1, 1]; generator: a CPU one, so that a seed means
+    the same on every device; weight: None or a function of t giving (B,). Returns a scalar.
+    DDPM, algorithm 1 and eq. 14. Built in notebook 02.
+    """
+    t = torch.randint(schedule.num_steps, (len(x0),), generator=generator).to(x0.device)
+    eps = torch.randn(x0.shape, generator=generator).to(x0)
+    pred = model(add_noise(x0, eps, t, schedule), t, **conditions)
+    error = F.mse_loss(pred.float(), target(prediction, x0, eps, t, schedule), reduction="none").flatten(1).mean(1)
+    return (error if weight is None else weight(t) * error).mean()

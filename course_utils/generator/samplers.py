@@ -1,0 +1,131 @@
+"""From noise to picture: samplers walk back through the steps and show every state on the way.
+
+A sampler knows no network: `model` is any callable (xt, t) -> prediction. All have one signature and are generators,
+so a loop over one sees each step, and `draw` runs one to its end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from course_utils.generator.objectives import to_eps, to_x0
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+@dataclass(frozen=True)
+class State:
+    """One moment of sampling: after step number `step` (1 ... S), which was taken at time `t`, we hold `xt`.
+
+    x0: the clean picture that the network's answer implied at this step, (B, ...) like xt.
+    """
+
+    step: int
+    t: int
+    xt: torch.Tensor
+    x0: torch.Tensor
+
+
+def timesteps(steps, num_train_steps=1000, spacing="leading", offset=0):
+    """Choose which of the T training steps to visit: (S,) long, from noise down to the picture.
+
+    "leading" starts each stride (and misses T-1), "trailing" ends it (and visits T-1), "linspace" visits both ends.
+    offset: added to "leading" (Stable Diffusion uses 1). Raises ValueError unless 1 <= steps <= T.
+    Lin et al. 2023, table 2. Built in notebook 03.
+    """
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= num_train_steps:
+        raise ValueError(f"steps must be a whole number from 1 to {num_train_steps}, not {steps!r}")
+    if spacing == "leading":
+        table = torch.arange(steps) * (num_train_steps // steps) + offset
+    elif spacing == "trailing":
+        table = torch.arange(num_train_steps, 0, -num_train_steps / steps, dtype=torch.float64).round().flip(0) - 1
+    elif spacing == "linspace":
+        table = torch.linspace(0, num_train_steps - 1, steps, dtype=torch.float64).round()
+    else:
+        raise ValueError(f"unknown spacing {spacing!r}: choose one of {', '.join(SPACINGS)}")
+    return table.long().flip(0)
+
+
+def pairs(table):
+    """Yield (t, the t that follows) along a table of steps; after the last comes -1, the clean picture."""
+    table = table.tolist()
+    yield from zip(table, [*table[1:], -1], strict=True)
+
+
+def alpha_bar_at(schedule, t):
+    """Return alpha_bar_t as a float; before the first step (t = -1) nothing is noised, and it is 1."""
+    return float(schedule.alpha_bar[t]) if t >= 0 else 1.0
+
+
+def noise_like(x, generator):
+    """Draw Gaussian noise on the CPU, so that a seed means the same picture on every device."""
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+
+@torch.no_grad()
+def ddpm(
+    model, xT, schedule, steps=None, prediction="eps", generator=None, clip=True, spacing="leading",
+    variance="fixed_small",
+) -> Iterator[State]:  # fmt: skip
+    """Walk back by drawing from the posterior q(x_{t-1} | x_t, x0) with the predicted x0.
+
+    xT: noise (B, ...); steps: how many of the T to visit (None: all); clip: keep x0 in [-1, 1];
+    variance: "fixed_small" (the posterior's) or "fixed_large" (beta). DDPM, eq. 6-7, algorithm 2.
+    Built in notebook 02.
+    """
+    if variance not in ("fixed_small", "fixed_large"):
+        raise ValueError(f"unknown variance {variance!r}: choose fixed_small or fixed_large")
+    xt, table = xT, timesteps(steps or schedule.num_steps, schedule.num_steps, spacing)
+    for step, (t, t_next) in enumerate(pairs(table), start=1):
+        alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
+        alpha = alpha_bar / alpha_bar_next  # one alpha, or the product of those that a stride skips
+        ts = torch.full((len(xt),), t, device=xt.device)
+        x0 = to_x0(model(xt, ts), xt, ts, schedule, prediction)
+        x0 = x0.clamp(-1, 1) if clip else x0
+        mean = (
+            alpha_bar_next**0.5 * (1 - alpha) / (1 - alpha_bar) * x0
+            + alpha**0.5 * (1 - alpha_bar_next) / (1 - alpha_bar) * xt
+        )
+        if t_next >= 0:  # the last step adds no noise
+            small = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha)
+            sigma = (small if variance == "fixed_small" else 1 - alpha) ** 0.5
+            mean = mean + sigma * noise_like(xt, generator)
+        xt = mean
+        yield State(step, t, xt, x0)
+
+
+@torch.no_grad()
+def ddim(
+    model, xT, schedule, steps=50, prediction="eps", generator=None, clip=True, spacing="leading", eta=0.0,
+) -> Iterator[State]:  # fmt: skip
+    """Walk back along the predicted noise: with eta = 0 the noise we start from fixes the picture.
+
+    xT: noise (B, ...); steps: how many of the T to visit; clip: keep x0 in [-1, 1]; eta: 0 (no fresh noise) to 1
+    (as much as DDPM). DDIM, eq. 12 and 16. Built in notebook 03.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be between 0 and 1, not {eta!r}")
+    xt, table = xT, timesteps(steps, schedule.num_steps, spacing)
+    for step, (t, t_next) in enumerate(pairs(table), start=1):
+        alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
+        ts = torch.full((len(xt),), t, device=xt.device)
+        pred = model(xt, ts)
+        eps = to_eps(pred, xt, ts, schedule, prediction)
+        x0 = to_x0(pred, xt, ts, schedule, prediction)
+        x0 = x0.clamp(-1, 1) if clip else x0
+        variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
+        sigma = eta * variance**0.5
+        xt = alpha_bar_next**0.5 * x0 + (1 - alpha_bar_next - sigma**2) ** 0.5 * eps
+        if eta > 0:
+            xt = xt + sigma * noise_like(xt, generator)
+        yield State(step, t, xt, x0)
+
+
+def draw(sampler, model, xT, schedule, **options):
+    """Run a sampler to its end and return the pictures (B, ...). options: those of the sampler."""
+    state = None
+    with torch.inference_mode():
+        for state in sampler(model, xT, schedule, **options):  # noqa: B007 (only the last state is wanted)
+            pass
+    return state.xt

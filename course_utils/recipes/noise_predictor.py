@@ -1,0 +1,48 @@
+"""noise-predictor: draws faces and hearts from noise, with no prompt. The network of notebook 02."""
+
+from functools import lru_cache
+
+import torch
+
+from course_utils.data import load_emoji, to_tensor
+from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.schedules import make_schedule
+from course_utils.generator.unet import Patched, UNet, zero_last_layers
+from course_utils.training import Recipe
+
+SIZE = 32  # pixels a side
+PREDICTION = "v"  # the mix of noise and picture that learns fastest in a short run; notebook 02 compares the three
+SCHEDULE = make_schedule("cosine")  # reaches pure noise, and is gentle enough for small pictures
+
+
+def model():
+    """Return the untrained network: pictures (B, 3, 32, 32) and steps (B,) in, like the pictures out."""
+    unet = UNet(12, 12, channels=(48, 96), num_res_blocks=1, attention=(False, True), num_heads=4, groups=8)
+    return zero_last_layers(Patched(unet, patch=2)).to(memory_format=torch.channels_last)  # 1.2x faster on CPUs
+
+
+@lru_cache(maxsize=1)
+def load_pictures():
+    """Return the training pictures, smileys and emotions of three styles on white: (N, 3, 32, 32) in [-1, 1]."""
+    return to_tensor(load_emoji(SIZE, groups=("smileys-emotion",)).on_white())
+
+
+def batch(generator, n):
+    """Draw n pictures, each mirrored half of the time: a mirrored face is a face."""
+    pictures = load_pictures()
+    x0 = pictures[torch.randint(len(pictures), (n,), generator=generator)]
+    mirrored = torch.rand(n, generator=generator) < 0.5
+    return {"x0": torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)}
+
+
+def loss(network, batch, generator):
+    """Return the error of the network's answer on noisy versions of the batch."""
+    return diffusion_loss(network, batch["x0"], SCHEDULE, PREDICTION, generator)
+
+
+RECIPE = Recipe(
+    name="noise-predictor",
+    summary="a small U-Net that draws 32x32 faces, hearts and other smileys from noise",
+    model=model, batch=batch, loss=loss,
+    batch_size=16, lr=1.5e-3,  # small batches and a high rate: the most steps, and progress, a minute on two cores
+)  # fmt: skip

@@ -1,0 +1,106 @@
+"""Our U-Net and DDIM beside diffusers' UNet2DModel and DDIMScheduler: the same weights and work, in pictures/s.
+
+    make bench
+
+The two take turns, and medians count, so that a busy machine slows both alike. A ratio above 1 means that ours is faster.
+"""
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+
+from course_utils.devices import best_device, describe, synchronize
+from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.samplers import ddim
+from course_utils.generator.samplers import draw as run_sampler
+from course_utils.generator.schedules import make_schedule
+from course_utils.generator.unet import UNet
+
+ROUNDS, BATCH, TRAIN_STEPS, DRAW_STEPS = 9, 16, 4, 10
+# the network of notebook 02, inside its patches: 32 x 32 pixels are 12 channels of 16 x 16
+CHANNELS, HEADS, GROUPS, SIZE = (48, 96), 4, 8, 16
+
+
+def networks(device):
+    """Both networks with the same weights, each loaded strictly from the other."""
+    ours = UNet(12, 12, CHANNELS, num_res_blocks=1, attention=(False, True), num_heads=HEADS, groups=GROUPS)
+    theirs = UNet2DModel(
+        sample_size=SIZE, in_channels=12, out_channels=12, block_out_channels=CHANNELS, layers_per_block=1,
+        norm_num_groups=GROUPS, attention_head_dim=CHANNELS[-1] // HEADS,
+        down_block_types=["DownBlock2D", "AttnDownBlock2D"], up_block_types=["AttnUpBlock2D", "UpBlock2D"])
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    return [network.to(device, memory_format=torch.channels_last) for network in (ours, theirs)]
+
+
+def train_ours(model, x0, schedule, optimizer):
+    """Take TRAIN_STEPS steps with the course's loss."""
+    for _ in range(TRAIN_STEPS):
+        diffusion_loss(model, x0, schedule, "eps").backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def train_theirs(model, x0, scheduler, optimizer):
+    """Take TRAIN_STEPS steps as diffusers' own training examples do."""
+    for _ in range(TRAIN_STEPS):
+        eps, t = torch.randn_like(x0), torch.randint(scheduler.config.num_train_timesteps, (len(x0),), device=x0.device)
+        torch.nn.functional.mse_loss(model(scheduler.add_noise(x0, eps, t), t).sample, eps).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@torch.inference_mode()
+def draw_theirs(model, xT, scheduler):
+    """Take DRAW_STEPS steps of DDIM."""
+    scheduler.set_timesteps(DRAW_STEPS)
+    for t in scheduler.timesteps:
+        xT = scheduler.step(model(xT, t).sample, t, xT).prev_sample
+    return xT
+
+
+def race(ours, theirs, device) -> tuple[float, float, float]:
+    """Median seconds of ours and theirs, and the median of the rounds' ratios, taken in turns after a warm-up."""
+    seconds = ([], [])
+    for i in range(ROUNDS + 1):
+        for side in ((0, 1), (1, 0))[i % 2]:  # whoever comes first, takes turns too
+            synchronize(device)
+            start = time.perf_counter()
+            (ours, theirs)[side]()
+            synchronize(device)
+            if i:
+                seconds[side].append(time.perf_counter() - start)
+    ratios = [b / a for a, b in zip(*seconds, strict=True)]
+    return statistics.median(seconds[0]), statistics.median(seconds[1]), statistics.median(ratios)
+
+
+def main() -> int:
+    """Print the table; the exit status is 0 whoever wins."""
+    device = best_device()
+    ours, theirs = networks(device)
+    schedule, scheduler = make_schedule("linear"), DDIMScheduler(timestep_spacing="leading")
+    shape = (BATCH, 12, SIZE, SIZE)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, memory_format=torch.channels_last)
+    difference = (run_sampler(ddim, ours, x, schedule, steps=DRAW_STEPS) - draw_theirs(theirs, x, scheduler)).abs().max()
+    optimizers = [torch.optim.AdamW(model.parameters(), 1e-4, fused=True) for model in (ours, theirs)]
+    print(f"{describe(device)}, {torch.get_num_threads()} threads, {sum(p.numel() for p in ours.parameters()):,} "
+          f"parameters, batch {BATCH}, median of {ROUNDS} rounds in turns")
+    print(f"the same pictures after {DRAW_STEPS} steps of DDIM: largest difference {difference:.1e}")
+    races = {
+        "sampling": (lambda: run_sampler(ddim, ours, x, schedule, steps=DRAW_STEPS),
+                     lambda: draw_theirs(theirs, x, scheduler), BATCH),
+        "training": (lambda: train_ours(ours, x, schedule, optimizers[0]),
+                     lambda: train_theirs(theirs, x, scheduler, optimizers[1]), BATCH * TRAIN_STEPS),
+    }
+    print(f"{'':10}{'course':>14}{'diffusers':>14}{'ratio':>8}")
+    for name, (left, right, pictures) in races.items():
+        a, b, ratio = race(left, right, device)
+        print(f"{name:10}{pictures / a:8.1f} pic/s{pictures / b:8.1f} pic/s{ratio:8.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

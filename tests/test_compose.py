@@ -1,0 +1,221 @@
+"""Composed examples: every caption true of its pixels, held-out pairs never drawn, same seed same bytes, fast."""
+import re
+import time
+
+import numpy as np
+import pytest
+
+from course_utils.compose import (
+    BACKGROUNDS,
+    COLORS,
+    NAMES_COLOR,
+    PLAIN,
+    SCENES,
+    WORDS_ZH,
+    Composer,
+    caption,
+    dominant_color,
+    recolor,
+)
+from course_utils.data import DataError, load_emoji, load_scenes, load_splits
+
+
+@pytest.fixture(scope="module")
+def composer():
+    return Composer(load_emoji(64))
+
+
+def find(composer, concept, style="noto"):
+    return next(i for i, m in enumerate(composer.emoji.meta) if (m["concept"], m["style"]) == (concept, style))
+
+
+def share_of_right_words(composer, n, seed):
+    """Of the examples that state a colour: how many show it, measured on the composed pixels of the subject."""
+    batch = composer.compose(n, seed)
+    stated = [i for i, color in enumerate(batch.attributes["color"]) if color]
+    right = sum(dominant_color(batch.images[i], batch.masks[i]) == batch.attributes["color"][i] for i in stated)
+    return right / len(stated), len(stated)
+
+
+@pytest.mark.parametrize("size", [64, 32, 16])
+def test_the_colour_word_is_right_in_pixels(size):
+    composer = Composer(load_emoji(size, split="all", styles=("noto", "twemoji", "fluent", "3d")), p_color=.8)
+    share, count = share_of_right_words(composer, 4000, seed=1)
+    print(f"{size} px: {100 * share:.2f} % of {count} colour words right")
+    assert count > 2000 and share >= .98
+
+
+def test_dominant_color_of_plain_patches():
+    patches = {"red": (220, 30, 30), "orange": (255, 140, 20), "yellow": (255, 220, 50), "green": (60, 180, 70),
+               "blue": (50, 110, 220), "purple": (130, 70, 200), "pink": (255, 150, 190), "brown": (130, 80, 40),
+               "black": (20, 20, 20), "white": (250, 250, 250), "grey": (140, 140, 145)}
+    opaque = np.full((8, 8), 255, dtype=np.uint8)
+    for word, rgb in patches.items():
+        assert dominant_color(np.full((8, 8, 3), rgb, dtype=np.uint8), opaque) == word
+    half = np.full((8, 8, 3), patches["red"], dtype=np.uint8)
+    half[4:] = patches["green"]
+    assert dominant_color(half, opaque) is None  # no colour leads
+    half_seen = np.where(np.arange(8)[:, None] < 4, 255, 0).astype(np.uint8).repeat(8, axis=1)
+    assert dominant_color(half, half_seen) == "red"  # the invisible half has no vote
+    assert dominant_color(half, np.zeros_like(opaque)) is None
+
+
+def test_known_natural_colours():
+    natural = {(m["concept"], m["style"]): m["color"] for m in load_emoji(64, split="all").meta}
+    expected = {"tomato": "red", "banana": "yellow", "cucumber": "green", "pig face": "pink", "eggplant": "purple"}
+    assert {c: natural[c, "twemoji"] for c in expected} == expected
+
+
+def test_recolor_leaves_other_hues_and_alpha_alone():
+    picture = np.zeros((8, 8, 4), dtype=np.uint8)
+    picture[:6], picture[6:] = (220, 30, 30, 255), (60, 180, 70, 200)  # a red flower on a green stem
+    picture[0, 0] = (255, 255, 255, 255)  # a highlight
+    for color in COLORS:
+        out = recolor(picture, color)
+        assert dominant_color(out[..., :3], out[..., 3]) == color
+        assert (out[6:] == picture[6:]).all() and (out[0, 0] == 255).all() and (out[..., 3] == picture[..., 3]).all()
+
+
+def test_the_recolor_table_is_what_the_code_gives(composer):
+    for i in range(0, len(composer.emoji), 41):
+        rgba, meta = composer.emoji.rgba[i], composer.emoji.meta[i]
+        for color in meta["recolors"]:
+            out = recolor(rgba, color)
+            assert dominant_color(out[..., :3], out[..., 3]) == color, (meta["concept"], meta["style"])
+
+
+def test_held_out_pairs_are_never_drawn():
+    """Every colour of every picture that 20,000 draws could give, and 20,000 draws that do."""
+    composer = Composer(load_emoji(16), p_color=.9)
+    held = {tuple(pair) for pair in load_splits()["held_out_colors"]}
+    for colors, natural, meta in zip(composer.colors, composer.natural, composer.emoji.meta, strict=True):
+        assert not {(color, meta["concept"]) for color in (*colors, natural)} & held
+    batch = composer.compose(20_000, seed=3)
+    drawn = set(zip(batch.attributes["color"], batch.attributes["concept"], strict=True))
+    assert len(drawn) > 3000 and not drawn & held
+    assert ("pink", "butterfly") not in drawn and ("blue", "butterfly") in drawn
+    assert not any(re.search("pink butterfly|粉色的蝴蝶(?!结)", text) for text in batch.captions)  # 蝴蝶结: a bow
+    assert "3d" not in batch.attributes["style"]
+
+
+def test_every_held_out_pair_can_be_asked_for(composer):
+    index = find(composer, "butterfly")
+    picture = composer.render(index, "pink", "white")
+    assert dominant_color(picture, (picture.min(axis=-1) < 240).astype(np.uint8) * 255) == "pink"
+    for color, concept in load_splits()["held_out_colors"]:
+        pictures = [m for m in composer.emoji.meta if m["concept"] == concept]
+        assert any(color in m["recolors"] for m in pictures) and all(m["color"] != color for m in pictures)
+
+
+def test_same_seed_same_bytes(composer):
+    one, two, other = composer.compose(64, 5), composer.compose(64, 5), composer.compose(64, 6)
+    assert one.images.tobytes() == two.images.tobytes() and one.captions == two.captions
+    assert one.attributes == two.attributes and one.masks.tobytes() == two.masks.tobytes()
+    assert one.images.tobytes() != other.images.tobytes() and one.captions != other.captions
+    assert (composer.render(9, seed=1) == composer.render(9, seed=1)).all()
+
+
+def test_captions_say_what_is_there(composer):
+    batch = Composer(composer.emoji, p_omit=0, p_tags=0).compose(1000, seed=2)
+    for k, text in enumerate(batch.captions):
+        a = {key: values[k] for key, values in batch.attributes.items()}
+        meta = composer.emoji.meta[a["index"]]
+        assert (meta["concept"], meta["style"]) == (a["concept"], a["style"])
+        if a["language"] == "en":
+            place = a["background"] + (" background" if a["background"] in PLAIN else "")
+            expected = f"{a['color'] + ' ' if a['color'] else ''}{meta['name_en']}, {a['style']} style, {place}"
+            assert text == expected
+        else:
+            assert meta["name_zh"] in text and f"\uff0c{a['style']}风格\uff0c" in text and "," not in text
+            assert text.startswith(f"{WORDS_ZH[a['color']]}的") if a["color"] else not re.match("^.色的", text)
+            assert text.endswith(SCENES.get(a["background"]) or PLAIN[a["background"]][1] + "背景")
+    assert set(batch.attributes["language"]) == {"en", "zh"}
+    assert set(batch.attributes["background"]) == set(BACKGROUNDS)
+
+
+def test_the_caption_of_the_brief(composer):
+    meta = composer.emoji.meta[find(composer, "butterfly")]
+    assert caption(meta, "pink", "blue sky and grass") == "pink butterfly, noto style, blue sky and grass"
+    assert caption(meta, "pink", "blue sky and grass", "zh") == "粉色的蝴蝶\uff0cnoto风格\uff0c蓝天\uff0c草地"
+    assert caption(meta) == "butterfly, noto style"
+    face = composer.emoji.meta[find(composer, "face without mouth", "twemoji")]
+    assert caption(face, "blue", language="zh") == "蓝色的沉默表情\uff0ctwemoji风格"
+
+
+def test_parts_are_left_out_and_tags_stand_in(composer):
+    meta = composer.emoji.meta[find(composer, "butterfly")]
+    rng = np.random.default_rng(0)
+    seen = {caption(meta, None, "snow", "en", rng, p_omit=.5, p_tags=.5) for _ in range(200)}
+    assert {"butterfly", "butterfly, snow", "butterfly, noto style", "butterfly, noto style, snow"} < seen
+    assert any("insect" in text for text in seen)
+    assert all("butterfly" in caption(meta, "red", "snow", "en", rng, 0, 1) for _ in range(50))  # colour: by name
+
+
+def test_no_caption_contradicts_a_colour():
+    """A subject called by a colour ("red apple"), in either language, is neither repainted nor called so twice."""
+    composer = Composer(load_emoji(16, split="all"))
+    for meta, colors, natural in zip(composer.emoji.meta, composer.colors, composer.natural, strict=True):
+        if re.search(r"\b(red|green|blue|black|white|orange) ", meta["name_en"]):
+            assert colors == [] and natural is None
+    batch = Composer(composer.emoji, p_tags=1, p_color=0, p_omit=0).compose(2000, 1)
+    from_tags = [text for text, color in zip(batch.captions, batch.attributes["color"], strict=True) if color is None]
+    subjects = [re.split(", |\uff0c", text)[0] for text in from_tags]
+    assert len(subjects) > 1000 and not [s for s in subjects if NAMES_COLOR.search(s)]
+
+
+def test_composition_of_the_picture(composer):
+    batch = composer.compose(200, seed=8)
+    assert batch.images.shape == (200, 64, 64, 3) and batch.images.dtype == np.uint8
+    assert batch.masks.shape == (200, 64, 64)
+    scenes = load_scenes(64)
+    for image, mask, place in zip(batch.images, batch.masks, batch.attributes["background"], strict=True):
+        outside = image[mask == 0]
+        if place in PLAIN:
+            assert (outside == PLAIN[place][0]).all()
+        else:
+            assert any((scene[mask == 0] == outside).all() for scene in scenes[place])
+        assert mask.any()
+
+
+def test_subjects_stand_out_from_every_background(composer):
+    """Even a black top hat at night: the subject differs from what is behind it by 25 of 255 levels or more."""
+    for concept, style in (("top hat", "noto"), ("spider", "twemoji"), ("snowman", "fluent"), ("bat", "noto")):
+        index = find(composer, concept, style)
+        for place in SCENES:
+            empty = np.median(load_scenes(64)[place], axis=0)
+            full = composer.render(index, None, place, seed=4).astype(float)
+            changed = np.abs(full - empty).mean(axis=-1)
+            assert np.sort(changed.ravel())[-300:].mean() > 25, (concept, place)
+
+
+def test_large_sizes_and_one_language():
+    composer = Composer(load_emoji(128, styles=("noto",)), size=256, languages=("zh",), p_background=1, p_color=0)
+    batch = composer.compose(4, 0)
+    assert batch.images.shape == (4, 256, 256, 3) and set(batch.attributes["language"]) == {"zh"}
+    assert "white" not in batch.attributes["background"]
+
+
+def test_throughput(composer):
+    composer.compose(200, 0)
+    best = 0.
+    for seed in range(3):
+        start = time.process_time()  # of one core, whatever else the machine does
+        composer.compose(1000, seed)
+        best = max(best, 1000 / (time.process_time() - start))
+    print(f"{best:.0f} examples a second at 64 px")
+    assert best > 1000
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda c: c.render(find(c, "red apple"), "blue"), "A blue red apple (noto) does not come out right"),
+    (lambda c: c.render(0, "ultraviolet"), "choose from"),
+    (lambda c: c.render(0, background="moon"), "Unknown background 'moon': choose from white, light blue"),
+    (lambda c: Composer(c.emoji, languages=("fr",)), "languages from ('en', 'zh')"),
+    (lambda c: Composer(c.emoji, languages=()), "languages from ('en', 'zh')"),
+    (lambda c: Composer(c.emoji.select(lambda m: False)), "A Composer needs emoji (got 0)"),
+    (lambda c: Composer(c.emoji, size=100), "Unknown size 100"),
+])
+def test_bad_requests_get_one_sentence(composer, call, words):
+    with pytest.raises(DataError) as error:
+        call(composer)
+    assert words in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,101 @@
+"""Widgets stand on pure functions: without a front-end the figure is there, with one it is redrawn in place."""
+from types import SimpleNamespace
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from course_utils import plotting, widgets
+
+
+def draw(power=1, kind="a", on=True):
+    return plotting.plot_lines([0, 1], {kind: [0, power * on]})
+
+
+def draw_prompt(prompt, system, steps, guidance, seed):
+    if not prompt:
+        raise ValueError("Write a prompt first, in English or Chinese.")
+    return plotting.plot_lines([0, 1], {system: [seed, steps]}, title=prompt)
+
+
+@pytest.fixture
+def front_end(monkeypatch):
+    """Pretend that a person watches; collects what is displayed and what replaces it."""
+    seen = SimpleNamespace(shown=[], updates=[])
+    handle = SimpleNamespace(update=lambda thing: seen.updates.append(thing))
+    monkeypatch.setattr(widgets, "has_front_end", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda thing, **_: seen.shown.append(thing) or handle)
+    yield seen
+    plt.close("all")
+
+
+def test_start_values():
+    assert [widgets.start(c) for c in ((1, 3), (0.0, 1.0), (0, 100, 10), ["a", "b"], {"x": 7}, True)] == [
+        2, 0.5, 50, "a", 7, True]
+
+
+def test_without_a_front_end_the_figure_and_one_line(capsys):
+    assert not widgets.has_front_end()
+    widgets.explore(draw, power=(1, 3), kind=["a", "b"], on=True)
+    out = capsys.readouterr().out
+    assert "JupyterLab" in out.split("\n")[0]
+    assert "Figure" in out.split("\n")[1]
+    widgets.prompt_box(draw_prompt)
+    assert not plt.get_fignums()  # nothing left to be shown twice
+
+
+def test_explore_redraws_in_place(front_end):
+    widgets.explore(draw, power=(1, 3), kind=["a", "b"], on=True)
+    box, figure = front_end.shown
+    power, kind, on, message = box.children
+    assert (power.value, kind.value, on.value, power.continuous_update) == (2, "a", True, False)
+    assert figure.axes
+    power.value = 3
+    assert front_end.updates[-1].axes[0].lines[0].get_ydata()[-1] == 3
+    assert message.value == ""
+
+
+def test_an_error_becomes_one_sentence(front_end):
+    widgets.explore(lambda n: draw(n) if n < 3 else 1 / 0, n=(1, 3))
+    slider, message = front_end.shown[0].children
+    slider.value = 3
+    assert "division by zero" in message.value
+    assert not front_end.updates
+    slider.value = 1
+    assert message.value == ""
+
+
+def test_prompt_box_draws_on_click_and_greys_out_what_is_not_taken(front_end):
+    widgets.prompt_box(draw_prompt, {"noise-predictor": (), "stable-diffusion": ("prompt", "guidance")})
+    prompt, system, why, steps, guidance, seed, button, message = front_end.shown[0].children
+    assert prompt.disabled and guidance.disabled and "no prompt and no guidance" in why.value
+    system.value = "stable-diffusion"
+    assert not prompt.disabled and not guidance.disabled and why.value == ""
+    prompt.value, seed.value = "粉色的蝴蝶", 7
+    assert not front_end.updates  # only the button draws
+    button.click()
+    assert front_end.updates[-1].axes[0].get_title(loc="left") == "粉色的蝴蝶"
+    prompt.value = ""
+    button.click()
+    assert "Write a prompt first" in message.value
+
+
+def states(count):
+    for i in range(count):
+        yield SimpleNamespace(step=i + 1, loss=0.5, pictures_per_s=1234.0, seconds=i + 1, seconds_left=count - i - 1)
+
+
+def test_training_monitor_passes_states_through_and_prints_little(capsys):
+    assert [s.step for s in widgets.training_monitor(states(500))] == list(range(1, 501))
+    lines = capsys.readouterr().out.strip().split("\n")
+    assert len(lines) <= 11
+    assert "1,234 pictures/s" in lines[0]
+    assert "100%" in lines[-1]
+
+
+def test_progress_line_survives_a_start_at_zero():
+    line = widgets.progress_line(SimpleNamespace(step=0, loss=1.0, pictures_per_s=0.0, seconds=0, seconds_left=90))
+    assert "0%" in line
+    assert "1:30 left" in line

@@ -1,0 +1,120 @@
+"""Build the course's own Python environment in `.venv`: torch first, then the pinned packages, then the course.
+
+Run by `make` with any Python >= 3.11; uses only the standard library. Running it again changes what is missing.
+
+torch is a CPU build unless this machine has an NVIDIA GPU. On macOS and Windows the ordinary package is that; on
+Linux the ordinary package is the CUDA build of several gigabytes, so there it comes from PyTorch's own CPU index,
+unless a wheel lies in a folder that pip is told to look in (PIP_FIND_LINKS).
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def call(*command: object, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    """Run a command; its failure is a CalledProcessError."""
+    return subprocess.run([str(c) for c in command], check=check, **kwargs)
+
+
+def pip_setting(name: str) -> list[str]:
+    """What pip's environment variables and configuration say about one option, such as find-links."""
+    listing = call(PYTHON, "-m", "pip", "config", "list", capture_output=True, text=True, check=False).stdout
+    values = os.environ.get("PIP_" + name.upper().replace("-", "_"), "").split()
+    for line in listing.splitlines():
+        key, _, value = line.partition("=")
+        if key.split(".")[-1] == name:
+            values += value.strip("'\"").replace("\\n", " ").split()
+    return list(dict.fromkeys(values))
+
+
+def installer() -> list[str]:
+    """The command that installs: uv (several times faster), told what pip is told; pip where there is no uv."""
+    pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-qq"]
+    if os.environ.get("COURSE_INSTALLER") == "pip":
+        return pip
+    if call(*pip, "uv", "-c", ROOT / "constraints.txt", check=False).returncode:
+        return [part for part in pip if part != "-qq"]
+    # pip weighs all indexes alike and takes the best version; so must uv
+    command = [str(PYTHON), "-m", "uv", "pip", "install", "-q", "--python", str(PYTHON),
+               "--index-strategy", "unsafe-best-match"]
+    for option in ("index-url", "extra-index-url", "find-links"):
+        for value in pip_setting(option):
+            command += [f"--{option}", value]
+    return command
+
+
+def torch_pin() -> str:
+    """The line of constraints.txt that names torch."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
+
+
+def needs_cpu_index() -> bool:
+    """Would the ordinary package be a CUDA build that this machine has no use for?"""
+    if not sys.platform.startswith("linux") or shutil.which("nvidia-smi"):
+        return False
+    pattern = torch_pin().replace("==", "-") + "*.whl"
+    folders = (Path(link.removeprefix("file://")) for link in pip_setting("find-links"))
+    return not any(folder.is_dir() and any(folder.glob(pattern)) for folder in folders)
+
+
+def installed_torch() -> str:
+    """Version of torch in the environment, without its build; empty when there is none."""
+    code = "import importlib.metadata as m; print(m.version('torch'))"
+    return call(PYTHON, "-c", code, capture_output=True, text=True, check=False).stdout.strip().split("+")[0]
+
+
+def install_torch(install: list[str]) -> None:
+    """Install torch alone, before any package that depends on it can choose another build."""
+    pin = torch_pin()
+    if installed_torch() == pin.split("==")[1]:
+        return
+    if needs_cpu_index():
+        # --no-deps: that index also offers old copies of torch's dependencies
+        pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--progress-bar", "off",
+               "--timeout", "20", "--retries", "1", "--index-url", CPU_INDEX]
+        if call(*pip, pin + "+cpu", check=False).returncode == 0:
+            return
+        print(f"setup: {CPU_INDEX} does not answer; taking torch from the usual place.", flush=True)
+    call(*install, pin, "-c", ROOT / "constraints.txt")
+
+
+def main() -> int:
+    """Make or mend the environment."""
+    start = time.perf_counter()
+    if sys.version_info < (3, 11):  # noqa: UP036 (this script meets older ones)
+        print(f"setup: the course needs Python 3.11 or newer; this is {sys.version.split()[0]}. "
+              "Install a newer one, or name it: make lab PYTHON=/path/to/python3.12", file=sys.stderr)
+        return 1
+    try:
+        if not PYTHON.exists():
+            print(f"setup: making {VENV.name}", flush=True)
+            call(sys.executable, "-m", "venv", VENV)
+        install = installer()
+        print("setup: installing torch", flush=True)
+        install_torch(install)
+        print("setup: installing the other packages", flush=True)
+        call(*install, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[lab,test]")
+        call(PYTHON, "-m", "ipykernel", "install", "--sys-prefix", "--name", "python3",
+             "--display-name", "Python 3 (ipykernel)", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except subprocess.CalledProcessError as error:
+        print(f"setup: this step failed (its message is above): {' '.join(error.cmd)}\nsetup: check the network "
+              "connection and try again; `make clean-venv` first starts afresh.", file=sys.stderr)
+        return 1
+    (VENV / ".ready").touch()
+    print(f"setup: ready in {time.perf_counter() - start:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
