@@ -43,7 +43,7 @@ def dominant_color(rgb: np.ndarray, alpha: np.ndarray) -> str | None:
     hue, sat, value = _hsv(rgb[alpha > 200])
     if not len(hue):
         return None
-    ends = np.array([15, 38, 68, 165, 255, 292, 345]) / 60  # where red, orange, … pink end; after pink, red again
+    ends = np.array([15, 36.5, 68, 165, 255, 292, 345]) / 60  # where red, orange, … pink end; after pink, red again
     word = np.digitize(hue, ends) % 7
     word[((word == 0) | (word == 6)) & (sat < .6) & (value > .75)] = 6  # light red is pink
     word[(word == 6) & (value < .55)] = 5  # dark pink is purple

@@ -3,16 +3,18 @@
 It never plots or prints: it yields its state after every step, and whoever calls shows what they like.
 """
 
-import json
+import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from course_utils.checkpoints import CheckpointError, locked, write_atomically
+from course_utils.checkpoints import CheckpointError
 from course_utils.devices import best_device, is_out_of_memory
+from course_utils.runs import load_run, save_run
 
 
 @dataclass(frozen=True)
@@ -62,60 +64,19 @@ def learning_rate(fraction: float, lr: float) -> float:
 class EMA:
     """A moving average of a network's weights, which draws better than the weights of any one moment.
 
-    decay ramps up as (1 + n) / (10 + n), so that the random start is forgotten early. DDPM, appendix B.
+    decay ramps up as (1 + n) / (10 + n) from 0, so that the random start is forgotten early. DDPM, appendix B.
     """
 
     def __init__(self, model, decay=0.999):
-        import copy
-
         self.model, self.decay, self.updates = copy.deepcopy(model).eval().requires_grad_(False), decay, 0
 
     @torch.no_grad()
     def update(self, model):
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
-
-
-def save_run(path, model, ema, optimizer, progress) -> None:
-    """Write everything a run needs to go on into one safetensors file, at once or not at all."""
-    from safetensors.torch import save_file
-
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"ema.{k}": v for k, v in ema.model.state_dict().items()}
-    for i, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    with locked(path):
-        write_atomically(path, lambda t: save_file(tensors, t, metadata={"progress": json.dumps(progress)}))
-
-
-def load_run(path, model, ema, optimizer) -> dict:
-    """Bring a saved run back into model, ema and optimizer; return its progress (step, seconds, ...)."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            progress = json.loads(file.metadata()["progress"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no dict)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be resumed ({error}): delete it and train anew") from None
-    part = {p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)} for p in ("model.", "ema.")}
-    try:
-        model.load_state_dict(part["model."])
-        ema.model.load_state_dict(part["ema."])
-    except RuntimeError:
-        raise CheckpointError(f"{path} is a run of another network: delete it and train anew") from None
-    moments: dict = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".")
-            moments.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    ema.updates = progress["updates"]
-    return progress
 
 
 def shared_clock(accelerator, seconds: float) -> float:
@@ -139,8 +100,6 @@ def start(device):
 
 def train_step(accelerator, recipe, model, optimizer, generator, batch_size):
     """Take one step on one batch and return (loss, pictures seen); on out-of-memory halve the batch and say so."""
-    import warnings
-
     while True:
         try:
             batch = {k: v.to(accelerator.device) for k, v in recipe.batch(generator, batch_size).items()}
@@ -159,9 +118,58 @@ def train_step(accelerator, recipe, model, optimizer, generator, batch_size):
     return loss.detach(), batch_size
 
 
-def train(
-    recipe, minutes, seed=0, resume=False, run_dir=None, device=None, save_every=30.0
-) -> Iterator[TrainState]:
+class Run:
+    """A network in training with all that belongs to it: what `train` steps, saves and resumes."""
+
+    def __init__(self, recipe, seed, device, path):
+        self.recipe, self.seed, self.path = recipe, seed, path
+        self.accelerator = start(device)
+        torch.manual_seed(seed)
+        self.network = recipe.model().to(self.accelerator.device)
+        self.ema = EMA(self.network, recipe.ema_decay)
+        self.batch_size = recipe.batch_size
+        self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "updates": 0}
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
+        )
+
+    def resume(self):
+        """Go back to what was saved."""
+        if self.path is None or not self.path.exists():
+            raise CheckpointError(f"there is no run of {self.recipe.name!r} to resume: train it without --resume first")
+        self.progress = load_run(self.path, self.network, self.ema, self.optimizer)
+
+    def prepare(self):
+        """Hand network and optimizer to accelerate, which spreads them over the devices."""
+        self.model, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
+        self.model.train()
+
+    def save(self):
+        if self.path is not None and self.accelerator.is_main_process:
+            save_run(self.path, self.network, self.ema, self.optimizer.optimizer, self.progress)
+
+    def step(self, lr) -> int:
+        """Take one step at this rate and return how many pictures all processes saw."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        step, parts = self.progress["step"], self.accelerator.num_processes
+        # every step of every process has a seed of its own, so a resumed run sees what the unbroken one would
+        seed = (self.seed * 1_000_003 + step) * parts + self.accelerator.process_index
+        generator = torch.Generator().manual_seed(seed)
+        loss, self.batch_size = train_step(
+            self.accelerator, self.recipe, self.model, self.optimizer, generator, self.batch_size
+        )
+        self.ema.update(self.network)
+        smooth = min(0.98, step / (step + 1))  # a plain mean first, then over about 50 steps
+        seen = self.batch_size * parts
+        self.progress["step"] = step + 1
+        self.progress["pictures"] += seen
+        self.progress["updates"] = self.ema.updates
+        self.progress["loss"] = smooth * self.progress["loss"] + (1 - smooth) * float(loss)
+        return seen
+
+
+def train(recipe, minutes, seed=0, resume=False, run_dir=None, device=None, save_every=30.0) -> Iterator[TrainState]:
     """Train a recipe for some minutes of wall-clock time and yield a TrainState after every step.
 
     minutes: the whole budget, what a resumed run has used already included; run_dir: where the run is saved every
@@ -170,51 +178,27 @@ def train(
     """
     if not minutes > 0:
         raise ValueError(f"minutes must be more than 0, not {minutes!r}")
-    accelerator = start(best_device() if device is None else torch.device(device))
-    torch.manual_seed(seed)
-    network = recipe.model().to(accelerator.device)
-    ema = EMA(network, recipe.ema_decay)
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     path = Path(run_dir) / f"{recipe.name}.run.safetensors" if run_dir else None
-    progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "updates": 0}
+    run = Run(recipe, seed, best_device() if device is None else torch.device(device), path)
     if resume:
-        if path is None or not path.exists():
-            raise CheckpointError(f"there is no run of {recipe.name!r} to resume: train it without --resume first")
-        progress = load_run(path, network, ema, optimizer)
-    model, optimizer = accelerator.prepare(network, optimizer)
-    model.train()
-
-    budget, batch_size, began = 60.0 * minutes, recipe.batch_size, time.monotonic() - progress["seconds"]
-    saved, seen_here, began_here = time.monotonic(), 0, time.monotonic()
-
-    def save():
-        if path is not None and accelerator.is_main_process:
-            save_run(path, network, ema, optimizer.optimizer, progress)
-
+        run.resume()
+    run.prepare()
+    progress, budget = run.progress, 60.0 * minutes
+    began = time.monotonic() - progress["seconds"]
+    saved = began_here = time.monotonic()
+    seen_here = 0
     try:
-        while (seconds := shared_clock(accelerator, time.monotonic() - began)) < budget:
+        while (seconds := shared_clock(run.accelerator, time.monotonic() - began)) < budget:
             lr = learning_rate(seconds / budget, recipe.lr)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            step = progress["step"]
-            part = (seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index
-            loss, batch_size = train_step(
-                accelerator, recipe, model, optimizer, torch.Generator().manual_seed(part), batch_size
-            )
-            ema.update(network)
-            seen = batch_size * accelerator.num_processes
-            seen_here += seen
-            smooth = min(0.98, step / (step + 1))  # a plain mean first, then over about 50 steps
-            progress = {
-                "step": step + 1, "seconds": time.monotonic() - began, "pictures": progress["pictures"] + seen,
-                "loss": smooth * progress["loss"] + (1 - smooth) * float(loss), "updates": ema.updates,
-            }  # fmt: skip
+            seen_here += run.step(lr)
+            progress["seconds"] = time.monotonic() - began
+            speed = seen_here / (time.monotonic() - began_here)
             yield TrainState(
-                step + 1, progress["loss"], progress["pictures"], progress["seconds"], budget,
-                seen_here / (time.monotonic() - began_here), lr, network, ema.model,
+                progress["step"], progress["loss"], progress["pictures"], progress["seconds"], budget, speed, lr,
+                run.network, run.ema.model,
             )  # fmt: skip
             if time.monotonic() - saved >= save_every:
-                save()
+                run.save()
                 saved = time.monotonic()
     finally:  # the budget is used up, or someone pressed Ctrl-C, or closed the loop early
-        save()
+        run.save()

@@ -100,22 +100,26 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["removed", "truncated", "altered"])
-def test_doctor_and_draw_with_damaged_files(data_copy, how):
+def test_doctor_with_damaged_files(data_copy):
     from course_utils.checkpoints import save
     from course_utils.recipes import noise_predictor
 
-    save("noise-predictor", noise_predictor.model(), {"minutes": 0, "hardware": "none"}, folder=data_copy / "checkpoints")
+    save("noise-predictor", noise_predictor.model(), {"minutes": 0, "hardware": "none"},
+         folder=data_copy / "checkpoints")
     before = course("doctor", data=data_copy)
     assert before.returncode == 0 and "All is ready." in before.stdout, before.stdout
-    damage(data_copy / "emoji_64.parquet", how)
-    damage(data_copy / "checkpoints" / "noise-predictor.safetensors", how)
-    after = course("doctor", data=data_copy)
-    lines = after.stdout.splitlines()
-    wrong = [i for i, line in enumerate(lines) if line.startswith("MISSING")]
-    assert after.returncode == 1 and "2 of" in lines[-1] and "Traceback" not in after.stderr
-    assert "emoji_64.parquet" in lines[wrong[0]] and "checkpoint noise-predictor" in lines[wrong[1]]
-    assert all("git checkout" in lines[i + 1] for i in wrong), "each line says what to do"
+    damaged = (data_copy / "emoji_64.parquet", data_copy / "checkpoints" / "noise-predictor.safetensors")
+    whole = [path.read_bytes() for path in damaged]
+    for how in ("removed", "truncated", "altered"):
+        for path, content in zip(damaged, whole, strict=True):
+            path.write_bytes(content)
+            damage(path, how)
+        after = course("doctor", data=data_copy)
+        lines = after.stdout.splitlines()
+        wrong = [i for i, line in enumerate(lines) if line.startswith("MISSING")]
+        assert after.returncode == 1 and "2 of" in lines[-1] and "Traceback" not in after.stderr
+        assert "emoji_64.parquet" in lines[wrong[0]] and "checkpoint noise-predictor" in lines[wrong[1]]
+        assert all("git checkout" in lines[i + 1] for i in wrong), "each line says what to do"
     one_sentence(course(*DRAW, "--out", data_copy / "x.png", data=data_copy), "noise-predictor", "git checkout")
     train = course("train", "noise-predictor", "--device", "cpu", "--minutes", 0.01, "--run-dir", data_copy / "runs",
                    data=data_copy)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ("train", "noise-predictor", "--device", "cpu")
 
 
-def course(*arguments, data=None, cwd=None, timeout=120, **environment):
+def course(*arguments, data=None, cwd=None, timeout=400, **environment):
     """Run `course` in a process of its own; returns the finished process with its text."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment, **({"COURSE_DATA": str(data)} if data else {})}
     command = [sys.executable, "-m", "course_utils.cli", *map(str, arguments)]
@@ -83,7 +83,7 @@ def test_ctrl_c_says_what_was_saved_and_how_to_go_on(workshop, tmp_path):
         while "pictures/s" not in seen:  # the first step is done
             seen += process.stderr.read(1)
         process.send_signal(signal.SIGINT)
-        seen += process.communicate(timeout=60)[1]
+        seen += process.communicate(timeout=200)[1]
     assert process.returncode == 130
     assert "course: stopped" in seen and "--resume" in seen and "Traceback" not in seen
     assert (tmp_path / "noise-predictor.run.safetensors").is_file()
@@ -136,8 +136,9 @@ def test_grid_places_pictures_in_reading_order():
 def test_doctor_report_reads_well_as_text_and_html():
     from course_utils.doctor import MISSING, NOTE, Report, Row
 
-    report = Report([Row("Python", "3.11"), Row("disk", "low", NOTE, "free <some>"), Row("torch", "-", MISSING, "do x")])
-    assert not report.ok and Report(report.rows[:2]).ok
+    rows = [Row("Python", "3.11"), Row("disk", "low", NOTE, "free <some>"), Row("torch", "-", MISSING, "do x")]
+    report = Report(rows)
+    assert not report.ok and Report(rows[:2]).ok
     assert str(report).isascii() and "MISSING  torch" in str(report) and "-> do x" in str(report)
     assert "✘ missing" in report._repr_html_() and "free &lt;some&gt;" in report._repr_html_()
     assert "background" not in report._repr_html_()  # legible on dark pages too

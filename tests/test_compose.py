@@ -39,10 +39,10 @@ def share_of_right_words(composer, n, seed):
 
 @pytest.mark.parametrize("size", [64, 32, 16])
 def test_the_colour_word_is_right_in_pixels(size):
-    composer = Composer(load_emoji(size, split="all", styles=("noto", "twemoji", "fluent", "3d")), p_color=.8)
-    share, count = share_of_right_words(composer, 4000, seed=1)
+    composer = Composer(load_emoji(size, split="all"), p_color=.8)
+    share, count = share_of_right_words(composer, 1600, seed=1)
     print(f"{size} px: {100 * share:.2f} % of {count} colour words right")
-    assert count > 2000 and share >= .98
+    assert count > 900 and share >= .98
 
 
 def test_dominant_color_of_plain_patches():
@@ -85,13 +85,16 @@ def test_the_recolor_table_is_what_the_code_gives(composer):
 
 
 def test_held_out_pairs_are_never_drawn():
-    """Every colour of every picture that 20,000 draws could give, and 20,000 draws that do."""
+    """No picture has such a colour to draw from; 20,000 draws give none; no caption of 2,000 speaks of one."""
     composer = Composer(load_emoji(16), p_color=.9)
     held = {tuple(pair) for pair in load_splits()["held_out_colors"]}
     for colors, natural, meta in zip(composer.colors, composer.natural, composer.emoji.meta, strict=True):
         assert not {(color, meta["concept"]) for color in (*colors, natural)} & held
-    batch = composer.compose(20_000, seed=3)
-    drawn = set(zip(batch.attributes["color"], batch.attributes["concept"], strict=True))
+    rng = np.random.default_rng(3)
+    rows = [composer._choose(rng)[0] for _ in range(20_000)]  # what compose() paints and captions, row by row
+    drawn = {(row["color"], composer.emoji.meta[row["index"]]["concept"]) for row in rows}
+    batch = composer.compose(2000, seed=3)
+    drawn |= set(zip(batch.attributes["color"], batch.attributes["concept"], strict=True))
     assert len(drawn) > 3000 and not drawn & held
     assert ("pink", "butterfly") not in drawn and ("blue", "butterfly") in drawn
     assert not any(re.search("pink butterfly|粉色的蝴蝶(?!结)", text) for text in batch.captions)  # 蝴蝶结: a bow
@@ -196,12 +199,11 @@ def test_large_sizes_and_one_language():
 
 
 def test_throughput(composer):
-    composer.compose(200, 0)
     best = 0.
-    for seed in range(3):
+    for seed in range(5):
         start = time.process_time()  # of one core, whatever else the machine does
-        composer.compose(1000, seed)
-        best = max(best, 1000 / (time.process_time() - start))
+        composer.compose(400, seed)
+        best = max(best, 400 / (time.process_time() - start))
     print(f"{best:.0f} examples a second at 64 px")
     assert best > 1000
 

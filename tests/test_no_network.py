@@ -35,8 +35,8 @@ def test_blocked_in_a_child_process():
 
 
 def test_blocked_in_a_notebook_kernel():
-    cells = [new_code_cell(code) for code in ("print(6 * 7)", ATTEMPTS["name"], ATTEMPTS["address"], ATTEMPTS["urllib"])]
-    nb = new_notebook(cells=cells)
+    codes = ("print(6 * 7)", ATTEMPTS["name"], ATTEMPTS["address"], ATTEMPTS["urllib"])
+    nb = new_notebook(cells=[new_code_cell(code) for code in codes])
     NotebookClient(nb, kernel_name="python3", allow_errors=True, timeout=60).execute()
     nbformat.validate(nb)
     assert nb.cells[0].outputs[0].text == "42\n"
@@ -54,9 +54,9 @@ def test_the_hub_is_offline():
 
 
 def test_loopback_is_open():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(("localhost", server.getsockname()[1]), timeout=5) as client:
-            assert client.getpeername()[0] == "127.0.0.1"
+    with (socket.create_server(("127.0.0.1", 0)) as server,
+          socket.create_connection(("localhost", server.getsockname()[1]), timeout=5) as client):
+        assert client.getpeername()[0] == "127.0.0.1"
 
 
 def test_no_proxy_leads_out():

@@ -1,7 +1,7 @@
 """The import is the code you wrote: a notebook's `# @save PATH` cells are the library's definitions.
 
-Compared as syntax trees, so comments, docstrings and line breaks are free. A cell marked `# @equivalent PATH` may differ
-in how it computes; then the library defines the same names, and a numeric test holds the two together.
+Compared as syntax trees, so comments, docstrings and line breaks are free. A cell marked `# @equivalent PATH` may
+differ in how it computes; then the library defines the same names, and a numeric test holds the two together.
 """
 import ast
 import re

@@ -8,6 +8,7 @@ and `notebooks/NN_name.ipynb` (the same cells with outputs: what learners open).
     python tools/notebooks.py run 02             execute in a fresh kernel and store the outputs
     python tools/notebooks.py figures 02 /tmp/f  write every picture of a notebook to a folder
     python tools/notebooks.py check              do the twins agree, do they keep the rules of form?
+    python tools/notebooks.py address me/course  name the course's public GitHub repository, everywhere
 
 Names are `02`, `02_noise_predictor` or a path; none means all.
 """
@@ -181,6 +182,20 @@ def check(name: str) -> list[str]:
     return all_problems(name)
 
 
+def name_address(repository: str) -> int:
+    """Put OWNER/REPOSITORY in place of the present one in setup cells, badges and README; returns files changed."""
+    setup = ROOT / "tools" / "colab_setup.py"
+    before = setup.read_text(encoding="utf-8").split("https://github.com/")[1].split('"')[0]
+    files = [setup, ROOT / "README.md", *(text(name) for name in names())]
+    changed = sum(write(file, file.read_text(encoding="utf-8").replace(before, repository)) for file in files)
+    for name in names():
+        nb = nbformat.read(ipynb(name), as_version=4)
+        for cell in nb.cells:  # in both twins, so that outputs stay
+            cell.source = cell.source.replace(before, repository)
+        write(ipynb(name), dumps(nb))
+    return changed
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; see the text at the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -195,7 +210,11 @@ def main(argv: list[str] | None = None) -> int:
             sub.add_argument("names", nargs="*")
         if command == "sync":
             sub.add_argument("--from-ipynb", action="store_true", help="the ipynb file is the newer twin")
+    commands.add_parser("address", help="name the public GitHub repository").add_argument("repository")
     args = parser.parse_args(argv)
+    if args.command == "address":
+        print(f"{name_address(args.repository)} files now name github.com/{args.repository}")
+        return 0
     if args.command == "figures":
         name, = names([args.name])
         files = figures(name, args.folder)

@@ -8,6 +8,7 @@ unless a wheel lies in a folder that pip is told to look in (PIP_FIND_LINKS).
 """
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -42,7 +43,8 @@ def installer() -> list[str]:
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-qq"]
     if os.environ.get("COURSE_INSTALLER") == "pip":
         return pip
-    if call(*pip, "uv", "-c", ROOT / "constraints.txt", check=False).returncode:
+    here = call(PYTHON, "-m", "uv", "--version", capture_output=True, check=False).returncode == 0
+    if not here and call(*pip, "uv", "-c", ROOT / "constraints.txt", check=False).returncode:
         return [part for part in pip if part != "-qq"]
     # pip weighs all indexes alike and takes the best version; so must uv
     command = [str(PYTHON), "-m", "uv", "pip", "install", "-q", "--python", str(PYTHON),
@@ -89,6 +91,15 @@ def install_torch(install: list[str]) -> None:
     call(*install, pin, "-c", ROOT / "constraints.txt")
 
 
+def wanted() -> str:
+    """A fingerprint of what has to be installed, and where; a change of pyproject's other tables leaves it alone."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    parts = [project, (ROOT / "constraints.txt").read_text(encoding="utf-8"), str(ROOT)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
 def main() -> int:
     """Make or mend the environment."""
     start = time.perf_counter()
@@ -96,6 +107,10 @@ def main() -> int:
         print(f"setup: the course needs Python 3.11 or newer; this is {sys.version.split()[0]}. "
               "Install a newer one, or name it: make lab PYTHON=/path/to/python3.12", file=sys.stderr)
         return 1
+    ready = VENV / ".ready"
+    if PYTHON.exists() and ready.exists() and ready.read_text() == wanted():
+        ready.touch()
+        return 0
     try:
         if not PYTHON.exists():
             print(f"setup: making {VENV.name}", flush=True)
@@ -111,7 +126,7 @@ def main() -> int:
         print(f"setup: this step failed (its message is above): {' '.join(error.cmd)}\nsetup: check the network "
               "connection and try again; `make clean-venv` first starts afresh.", file=sys.stderr)
         return 1
-    (VENV / ".ready").touch()
+    ready.write_text(wanted())
     print(f"setup: ready in {time.perf_counter() - start:.0f} s", flush=True)
     return 0
 

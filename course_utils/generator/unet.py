@@ -170,17 +170,6 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.conv_norm_out(x)))  # (B, out_channels, H, W)
 
 
-def zero_last_layers(network):
-    """Zero the last layer of every residual branch and of the network, and return it: each block starts as identity.
-
-    Names: conv2 and conv_out, to_out.0, proj_out. DDPM's code starts so. Built in notebook 02.
-    """
-    for name, parameter in network.named_parameters():
-        if any(part in name for part in ("conv2.", "conv_out.", "to_out.0.", "proj_out.")):
-            nn.init.zeros_(parameter)
-    return network
-
-
 class Patched(nn.Module):
     """Let a U-Net see patch x patch pixels as one: the picture is folded into channels before it, and back after.
 

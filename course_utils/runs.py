@@ -1,0 +1,46 @@
+"""A run of training on disk: one safetensors file, written whole or not at all, that holds all it takes to go on."""
+
+import json
+
+import torch
+
+from course_utils.checkpoints import CheckpointError, locked, write_atomically
+
+
+def save_run(path, model, ema, optimizer, progress) -> None:
+    """Write everything a run needs to go on into one safetensors file, at once or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"ema.{k}": v for k, v in ema.model.state_dict().items()}
+    for i, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    with locked(path):
+        write_atomically(path, lambda t: save_file(tensors, t, metadata={"progress": json.dumps(progress)}))
+
+
+def load_run(path, model, ema, optimizer) -> dict:
+    """Bring a saved run back into model, ema and optimizer; return its progress (step, seconds, ...)."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no dict)
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be resumed ({error}): delete it and train anew") from None
+    part = {p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)} for p in ("model.", "ema.")}
+    try:
+        model.load_state_dict(part["model."])
+        ema.model.load_state_dict(part["ema."])
+    except RuntimeError:
+        raise CheckpointError(f"{path} is a run of another network: delete it and train anew") from None
+    moments: dict = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, i, name = key.split(".")
+            moments.setdefault(int(i), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    ema.updates = progress["updates"]
+    return progress

@@ -1,0 +1,202 @@
+"""Training: the budget, the average, and above all that nothing is lost when it is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from course_utils.checkpoints import CheckpointError
+from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.schedules import make_schedule
+from course_utils.generator.unet import UNet
+from course_utils.runs import load_run
+from course_utils.training import EMA, Recipe, learning_rate, train
+
+SCHEDULE = make_schedule("cosine")
+
+
+def tiny_batch(generator, n):
+    """Bright discs at random places: something a tiny network can learn in seconds."""
+    place = torch.rand(n, 2, 1, 1, generator=generator) - 0.5
+    grid = torch.linspace(-1, 1, 8)
+    distance = (grid[None, :, None] - place[:, :1, 0]) ** 2 + (grid[None, None, :] - place[:, 1:, 0]) ** 2
+    return {"x0": (distance < 0.3).float()[:, None] * 2 - 1}
+
+
+def tiny(name="tiny", **options):
+    """A whole recipe at the smallest size."""
+    return Recipe(
+        name, "discs", lambda: UNet(1, 1, (8,), 1, (False,), mid_attention=False, groups=4), tiny_batch,
+        lambda model, batch, generator: diffusion_loss(model, batch["x0"], SCHEDULE, "x0", generator),
+        batch_size=8, lr=2e-3, **options,
+    )  # fmt: skip
+
+
+def test_it_learns_within_its_budget():
+    start = time.monotonic()
+    states = list(train(tiny(), minutes=0.1, device="cpu"))
+    assert 6 <= time.monotonic() - start < 20  # the import of accelerate comes on top
+    first, last = states[0], states[-1]
+    assert last.loss < 0.7 * first.loss
+    assert last.step == len(states) and last.pictures == 8 * last.step
+    assert last.seconds_left < 0.5 and last.pictures_per_s > 0
+
+
+def test_rate_is_constant_then_falls_to_zero():
+    assert [learning_rate(f, 2.0) for f in (0, 0.5, 0.8)] == pytest.approx([2.0, 2.0, 2.0])
+    assert learning_rate(0.9, 2.0) == pytest.approx(1.0) and learning_rate(1.0, 2.0) == 0
+
+
+def test_average_equals_diffusers():
+    from diffusers.training_utils import EMAModel
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 3)
+    ours, theirs = EMA(model, 0.99), EMAModel(model.parameters(), decay=0.99, use_ema_warmup=False)
+    for _ in range(50):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(3, 3))
+        ours.update(model)
+        theirs.step(model.parameters())
+    for mine, peer in zip(ours.model.parameters(), theirs.shadow_params, strict=True):
+        assert torch.allclose(mine, peer, atol=1e-5)
+
+
+def test_resume_goes_on_exactly(tmp_path):
+    """What was saved is what comes back: weights, average, moments, step and time used."""
+    recipe = tiny()
+    for state in train(recipe, 0.05, run_dir=tmp_path, device="cpu"):
+        if state.step == 12:
+            break  # leaving the loop closes the generator, which saves
+    network, ema = state.model, state.ema
+    run = train(recipe, 0.05, run_dir=tmp_path, device="cpu", resume=True)
+    fresh = recipe.model()
+    optimizer = torch.optim.AdamW(fresh.parameters())
+    average = EMA(fresh)
+    progress = load_run(tmp_path / "tiny.run.safetensors", fresh, average, optimizer)
+    assert progress["step"] == 12 and progress["pictures"] == 96
+    for a, b in zip(fresh.parameters(), network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(average.model.parameters(), ema.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(float(m["step"]) == 12 for m in optimizer.state_dict()["state"].values())
+    following = next(run)
+    assert following.step == 13 and following.seconds >= progress["seconds"]
+    run.close()
+
+
+def test_a_step_draws_the_same_batch_whenever_it_is_taken(tmp_path):
+    """A resumed run sees the batches that the unbroken one would have seen."""
+    seen = []
+
+    def batch(generator, n):
+        data = tiny_batch(generator, n)
+        seen.append(float(data["x0"].sum()))
+        return data
+
+    recipe = Recipe("tiny", "discs", tiny().model, batch, tiny().loss, batch_size=8, lr=1e-3)
+
+    def steps(until, **options):
+        seen.clear()
+        for state in train(recipe, 1, device="cpu", **options):
+            if state.step == until:
+                return list(seen)
+
+    whole = steps(6)
+    parts = steps(3, run_dir=tmp_path) + steps(6, run_dir=tmp_path, resume=True)
+    assert parts == whole
+
+
+KILLED = """
+import sys; sys.path[:0] = [{tests!r}]
+from test_training import tiny
+from course_utils.training import train
+for state in train(tiny(), 5, run_dir={folder!r}, device="cpu", save_every=1.0):
+    print(state.step, round(state.seconds, 2), flush=True)
+"""
+
+
+def test_a_kill_loses_less_than_a_minute(tmp_path):
+    """SIGKILL leaves no chance to save; what the run saved by itself is whole, and recent."""
+    script = KILLED.format(tests=os.path.dirname(__file__), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    path, deadline = tmp_path / "tiny.run.safetensors", time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGKILL)
+    step, seconds = process.communicate()[0].strip().splitlines()[-1].split()
+    state = next(run := train(tiny(), 5, run_dir=tmp_path, device="cpu", resume=True))
+    run.close()
+    lost = float(seconds) - state.seconds
+    assert 1 < state.step <= int(step) + 1
+    assert lost < 10, f"{lost} s lost"  # saved every second here, every 30 s by default
+
+
+LAUNCHED = """
+import sys; sys.path[:0] = [{tests!r}]
+import json, torch
+from test_training import tiny
+from course_utils.training import train
+state = None
+for state in train(tiny(), 0.06, device="cpu"):
+    pass
+weights = torch.cat([p.detach().flatten() for p in state.model.parameters()])
+row = [state.step, state.pictures, float(weights.sum()), float(weights.abs().sum())]
+open({folder!r} + f"/{{__import__('os').environ['RANK']}}.json", "w").write(json.dumps(row))
+"""
+
+
+def test_two_processes_train_one_network(tmp_path):
+    """Several processes see different pictures and end with the same weights."""
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED.format(tests=os.path.dirname(__file__), folder=str(tmp_path)))
+    # torchrun sets what `accelerate launch` sets; the latter asks for MPI when there is no GPU
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert a == b
+    assert a[1] == 16 * a[0]  # 8 pictures a step in each of two processes
+
+
+def test_out_of_memory_halves_the_batch():
+    """Memory that runs out above 3 pictures: the step is taken with 2, and the learner is told."""
+
+    def loss(model, batch, generator):
+        if len(batch["x0"]) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return tiny().loss(model, batch, generator)
+
+    recipe = Recipe("tiny", "discs", tiny().model, tiny_batch, loss, batch_size=8, lr=1e-3)
+    with pytest.warns(UserWarning, match="batches of 2"):
+        state = next(train(recipe, 1, device="cpu"))
+    assert state.pictures == 2
+
+
+def test_what_cannot_be_resumed_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="no run of 'tiny' to resume"):
+        next(train(tiny(), 1, run_dir=tmp_path, device="cpu", resume=True))
+    (tmp_path / "tiny.run.safetensors").write_bytes(b"not a run")
+    with pytest.raises(CheckpointError, match="delete it and train anew"):
+        next(train(tiny(), 1, run_dir=tmp_path, device="cpu", resume=True))
+
+
+@pytest.mark.parametrize("minutes", [0, -1, float("nan")])
+def test_minutes_must_be_positive(minutes):
+    with pytest.raises(ValueError, match="minutes must be more than 0"):
+        next(train(tiny(), minutes, device="cpu"))
+
+
+def test_same_seed_same_run():
+    def weights(seed):
+        for state in train(tiny(), 1, seed=seed, device="cpu"):
+            if state.step == 5:
+                return torch.cat([p.detach().flatten() for p in state.model.parameters()])
+
+    assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
