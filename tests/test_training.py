@@ -37,6 +37,15 @@ def tiny(name="tiny", **options):
     )  # fmt: skip
 
 
+def train_until(step, recipe, minutes=1, **options):
+    """Train up to a step, close the run (which saves it), return the last state."""
+    state = None
+    for state in train(recipe, minutes, device="cpu", **options):
+        if state.step == step:
+            break
+    return state
+
+
 def test_it_learns_within_its_budget():
     start = time.monotonic()
     states = list(train(tiny(), minutes=0.1, device="cpu"))
@@ -70,11 +79,9 @@ def test_average_equals_diffusers():
 def test_resume_goes_on_exactly(tmp_path):
     """What was saved is what comes back: weights, average, moments, step and time used."""
     recipe = tiny()
-    for state in train(recipe, 0.05, run_dir=tmp_path, device="cpu"):
-        if state.step == 12:
-            break  # leaving the loop closes the generator, which saves
+    state = train_until(12, recipe, run_dir=tmp_path)
     network, ema = state.model, state.ema
-    run = train(recipe, 0.05, run_dir=tmp_path, device="cpu", resume=True)
+    run = train(recipe, 1, run_dir=tmp_path, device="cpu", resume=True)
     fresh = recipe.model()
     optimizer = torch.optim.AdamW(fresh.parameters())
     average = EMA(fresh)
@@ -103,9 +110,8 @@ def test_a_step_draws_the_same_batch_whenever_it_is_taken(tmp_path):
 
     def steps(until, **options):
         seen.clear()
-        for state in train(recipe, 1, device="cpu", **options):
-            if state.step == until:
-                return list(seen)
+        train_until(until, recipe, **options)
+        return list(seen)
 
     whole = steps(6)
     parts = steps(3, run_dir=tmp_path) + steps(6, run_dir=tmp_path, resume=True)
@@ -195,8 +201,7 @@ def test_minutes_must_be_positive(minutes):
 
 def test_same_seed_same_run():
     def weights(seed):
-        for state in train(tiny(), 1, seed=seed, device="cpu"):
-            if state.step == 5:
-                return torch.cat([p.detach().flatten() for p in state.model.parameters()])
+        state = train_until(5, tiny(), seed=seed)
+        return torch.cat([p.detach().flatten() for p in state.model.parameters()])
 
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
