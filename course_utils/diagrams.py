@@ -11,7 +11,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from course_utils.plotting import AXIS, DATA, FACE, INK, LATENT, MODEL, TEXT, WIDTH, labelled_axes, numbers
 
 
-def _canvas(width, height, title=None):
+def canvas(width, height, title=None):
     """An empty drawing surface measured in inches."""
     fig = plt.figure(figsize=(width, height), layout="none")
     ax = fig.add_axes((0, 0, 1, 1))
@@ -21,14 +21,14 @@ def _canvas(width, height, title=None):
     return fig, ax
 
 
-def _box(ax, x, y, w, h, text, color, filled=True, **font) -> None:
+def box(ax, x, y, w, h, text, color, filled=True, **font) -> None:
     """A rounded box with centred text; x, y: its centre."""
     ax.add_patch(FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0,rounding_size=0.07", linewidth=1.8,
                                 facecolor=color if filled else FACE, edgecolor=color))
     ax.text(x, y, text, ha="center", va="center", color="white" if filled and color == MODEL else INK, **font)
 
 
-def _arrow(ax, start, end, color=AXIS, curve=0.0, **line) -> None:
+def arrow(ax, start, end, color=AXIS, curve=0.0, **line) -> None:
     """An arrow from point to point; curve bends it."""
     ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=color, shrinkA=0, shrinkB=0,
                                  connectionstyle=f"arc3,rad={curve}", **line))
@@ -42,12 +42,12 @@ def strip(where=()) -> Figure:
     where, modules = (where,) if isinstance(where, str) else tuple(where), ("text encoder", "generator", "decoder")
     if unknown := set(where) - set(modules):
         raise ValueError(f"No module is called {sorted(unknown)[0]!r}; the three are {', '.join(modules)}.")
-    fig, ax = _canvas(WIDTH, 0.66)
+    fig, ax = canvas(WIDTH, 0.66)
     for x, name, color in zip((1.72, 4.22, 6.45), modules, (TEXT, MODEL, LATENT), strict=True):
         here = name in where
-        _box(ax, x, 0.33, 1.4, 0.44, name, color, here, fontweight="bold" if here else "normal", fontsize=12)
+        box(ax, x, 0.33, 1.4, 0.44, name, color, here, fontweight="bold" if here else "normal", fontsize=12)
     for start, end, word in ((0.1, 1.0, "prompt"), (2.44, 3.5, "context"), (4.94, 5.73, "z"), (7.17, 7.9, "picture")):
-        _arrow(ax, (start, 0.24), (end, 0.24))
+        arrow(ax, (start, 0.24), (end, 0.24))
         ax.text((start + end) / 2 - 0.04, 0.31, word, ha="center", va="bottom", fontsize=10.5)
     return fig
 
@@ -72,17 +72,17 @@ def unet_diagram(unet, size=32, title="The U-Net: side, channels, residual block
     stages = _stages(unet, size)
     levels = sorted({side for side, *_ in stages}, reverse=True)
     step, box = (WIDTH - 0.1) / len(stages), min(1.25, (WIDTH - 0.1) / len(stages) - 0.12)
-    fig, ax = _canvas(WIDTH, 0.95 + 1.0 * len(levels), title)
+    fig, ax = canvas(WIDTH, 0.95 + 1.0 * len(levels), title)
     ax.text(WIDTH - 0.1, 0.1, "filled: with attention\ndashed: skip connections", ha="right", color=AXIS, fontsize=10)
     places = [(0.05 + step * (i + 0.5), 0.5 + 1.0 * (len(levels) - 1 - levels.index(side)))
               for i, (side, *_) in enumerate(stages)]
     for (_, text, attention), (x, y) in zip(stages, places, strict=True):
-        _box(ax, x, y, box, 0.72, text, MODEL, attention, fontsize=10)
+        box(ax, x, y, box, 0.72, text, MODEL, attention, fontsize=10)
     for (x, y), (x2, y2) in pairwise(places):
-        _arrow(ax, (x + box / 2, y - 0.1 * (y2 < y)), (x2 - box / 2, y2 + 0.1 * (y2 < y)))
+        arrow(ax, (x + box / 2, y - 0.1 * (y2 < y)), (x2 - box / 2, y2 + 0.1 * (y2 < y)))
     for i in range(len(unet.down_blocks)):  # block i keeps its outputs for its mirror image
         (x, y), (x2, y2) = places[i], places[-1 - i]
-        _arrow(ax, (x, y + 0.36), (x2, y2 + 0.36), DATA, -0.12, linestyle="--", linewidth=1.4)
+        arrow(ax, (x, y + 0.36), (x2, y2 + 0.36), DATA, -0.12, linestyle="--", linewidth=1.4)
     return fig
 
 

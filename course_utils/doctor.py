@@ -71,7 +71,7 @@ def _machine() -> Iterator[Row]:
 
         device = devices.best_device()
         memory = devices.memory_report(device)
-        yield Row("device", f"{devices.describe(device)}, {torch.get_num_threads()} threads")
+        yield Row("device", f"{devices.describe(device)}, {(n := torch.get_num_threads())} thread{'s' * (n > 1)}")
         free, enough = memory["free_gb"], memory["free_gb"] >= MEMORY_GB
         yield Row("memory", f"{free:.1f} of {memory['total_gb']:.1f} GiB free", OK if enough else NOTE,
                   "" if enough else f"the largest live training wants {MEMORY_GB:g} GiB: close other programs")
@@ -90,7 +90,7 @@ def _data() -> Iterator[Row]:
 
         for name, status in data.verify():
             size = data.DATA_DIR / name
-            found = f"{size.stat().st_size / 1e6:.1f} MB, SHA-256 as published" if status == "ok" else _head(status)
+            found = f"{size.stat().st_size / 1e6:.2f} MB, SHA-256 as published" if status == "ok" else _head(status)
             yield Row(f"data/{name}", found, OK if status == "ok" else MISSING, "" if status == "ok" else _tail(status))
     except ImportError as error:
         yield Row("data", "not read", MISSING, f"{error}: {INSTALL}")
@@ -108,7 +108,7 @@ def _checkpoints() -> Iterator[Row]:
             state = status.get(f"{name}.safetensors")
             if state == "ok":
                 card = checkpoints.card(name)
-                yield Row(f"checkpoint {name}", f"{card.get('minutes', 0):g} minutes on {card.get('hardware', '?')}, "
+                yield Row(f"checkpoint {name}", f"{card.get('minutes', 0):.0f} minutes on {card.get('hardware', '?')}, "
                                                 "SHA-256 as on its card")
             else:
                 yield Row(f"checkpoint {name}", "not there" if state is None else "not usable", MISSING,

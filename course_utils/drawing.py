@@ -25,7 +25,7 @@ def prompt_note(system: str, prompt: str | None) -> str | None:
 
 
 def draw_pictures(system: str = "noise-predictor", prompt: str | None = None, steps: int = 50, seed: int = 0,
-                  count: int = 16, guidance: float = 7.5, device: str | None = None, folder: str | Path | None = None,
+                  count: int = 16, guidance: float = 3.0, device: str | None = None, folder: str | Path | None = None,
                   progress: Callable[[int, int], None] | None = None) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
 

@@ -21,6 +21,7 @@ INK, FACE = "#1F2328", "#F7F7F4"  # figures carry their own near-white page: the
 CYCLE = (DATA, NOISE, MODEL, TEXT, LATENT, REFERENCE)
 WIDTH = 8.0  # inches; at 110 dpi 880 pixels, the width of a page on GitHub
 WIDE = r"\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef"  # Chinese characters and punctuation: twice as wide as a letter
+NO_START = "\uff0c\u3002\u3001\uff1a\uff1b\uff01\uff1f\uff09"  # full-width , . : ; ! ? ) never begin a line
 FONT = Path(__file__).parent / "fonts" / "NotoSansSC-course.ttf"  # Chinese captions where the machine has no font
 SYSTEM_FONTS = ("Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei")  # for characters rarer than FONT's 4,000
 
@@ -70,7 +71,7 @@ def wrap(text: str, inches: float, size: float = 10) -> str:
     room, lines = inches * 72 / (size * 0.56), [""]  # an average letter is 0.56 of the type size wide
     span = lambda s: len(s) + len(re.findall(f"[{WIDE}]", s))  # noqa: E731
     for piece in re.findall(rf"[{WIDE}]|[^\s{WIDE}]+\s*", str(text)):
-        if lines[-1] and span(lines[-1] + piece.rstrip()) > room and piece not in ",。、:;!?)":
+        if lines[-1] and span(lines[-1] + piece.rstrip()) > room and piece not in NO_START:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)

@@ -81,7 +81,7 @@ def jupytext_config() -> object:
 
 def tidy(nb: NotebookNode) -> NotebookNode:
     """Remove all that differs from run to run or machine to machine, and name cells by their content."""
-    nb.metadata = nbformat.from_dict(METADATA)
+    nb.metadata = nbformat.from_dict(METADATA | {k: v for k, v in nb.metadata.items() if k == "course"})
     nb.nbformat, nb.nbformat_minor = 4, 5
     used: dict[str, int] = {}
     for cell in nb.cells:
@@ -111,6 +111,8 @@ def with_outputs(nb: NotebookNode, old: NotebookNode) -> NotebookNode:
         if cell.cell_type == "code" and kept.get(cell.source):
             before = kept[cell.source].pop(0)
             cell.outputs, cell.execution_count = before.outputs, before.execution_count
+    if "course" in old.metadata:
+        nb.metadata["course"] = old.metadata["course"]
     return nb
 
 
@@ -148,6 +150,8 @@ def run(name: str) -> float:
     """
     from nbclient import NotebookClient
 
+    from course_utils.devices import describe
+
     nb = read_text(name) if text(name).exists() else nbformat.read(ipynb(name), as_version=4)
     client = NotebookClient(nb, timeout=CELL_TIMEOUT, kernel_name="python3", record_timing=False,
                             coalesce_streams=True, store_widget_state=False,
@@ -156,8 +160,10 @@ def run(name: str) -> float:
     try:
         client.execute()
     finally:
+        seconds = time.perf_counter() - start
+        nb.metadata["course"] = {"seconds": round(seconds), "hardware": describe()}  # notebook 00 shows them
         write(ipynb(name), dumps(nb))
-    return time.perf_counter() - start
+    return seconds
 
 
 def figures(name: str, folder: Path) -> list[Path]:
@@ -234,7 +240,7 @@ def _run_all(args: argparse.Namespace) -> int:
 
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the debugger prints a warning into the cells
     total = 0.0
-    for name in names(args.names):
+    for name in sorted(names(args.names), key=lambda n: n.startswith("00")):  # 00 last: it shows the others' seconds
         print(f"{name}: ", end="", flush=True)
         try:
             seconds = run(name)

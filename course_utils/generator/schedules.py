@@ -88,13 +88,14 @@ BETAS = {"linear": linear_beta, "cosine": cosine_beta, "scaled_linear": scaled_l
 def make_schedule(name="linear", num_steps=1000, zero_snr=False):
     """Return the Schedule of that name: "linear", "cosine" or "scaled_linear".
 
-    num_steps: T >= 2; zero_snr: repair the end with `zero_terminal_snr`. Raises ValueError for other names.
+    num_steps: T >= 25 (with fewer, a linear beta would pass 0.8); zero_snr: repair the end with
+    `zero_terminal_snr`. Raises ValueError for other names.
     Built in notebook 01.
     """
     if name not in BETAS:
         raise ValueError(f"unknown schedule {name!r}: choose one of {', '.join(BETAS)}")
-    if not isinstance(num_steps, int) or num_steps < 2:
-        raise ValueError(f"a schedule needs a whole number of steps, at least 2, not {num_steps!r}")
+    if not isinstance(num_steps, int) or num_steps < 25:
+        raise ValueError(f"a schedule needs a whole number of steps, at least 25, not {num_steps!r}")
     beta = BETAS[name](num_steps)
     return Schedule.from_beta(zero_terminal_snr(beta) if zero_snr else beta)
 
