@@ -99,8 +99,9 @@ def card(name, folder=None) -> dict:
     """Return the card of a checkpoint. Raises CheckpointError when there is none."""
     path = Path(folder or CHECKPOINT_DIR) / f"{name}.json"
     if not path.exists():
-        known = ", ".join(available(folder)) or "none yet"
-        raise CheckpointError(f"there is no checkpoint {name!r}: choose one of {known}, or `course train {name}`")
+        known = ", ".join(available(folder))
+        choice = f"choose one of {known}, or make it with" if known else "make it with"
+        raise CheckpointError(f"there is no checkpoint {name!r}: {choice} `course train {name} --minutes 60`")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

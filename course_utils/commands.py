@@ -74,7 +74,7 @@ def run(recipe, minutes: float, device, args: argparse.Namespace) -> None:
     bar = tqdm(total=round(60 * minutes), desc=recipe.name, disable=not main_process,
                bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
     try:
-        with contextlib.closing(steps), bar:
+        with only_one(where) if main_process else contextlib.nullcontext(), contextlib.closing(steps), bar:
             state = follow(steps, bar)
     except KeyboardInterrupt:
         again = f"course train {recipe.name} --minutes {minutes:g} --resume --run-dir {args.run_dir}"
@@ -84,6 +84,24 @@ def run(recipe, minutes: float, device, args: argparse.Namespace) -> None:
         raise inputs.InputError(f"the run of {recipe.name!r} has used its {minutes:g} minutes: give it more to go on")
     if main_process:
         keep(recipe, state, device, args)
+
+
+@contextlib.contextmanager
+def only_one(where: Path):
+    """Refuse to train into a run that another process is training: the two would overwrite each other's states."""
+    from filelock import FileLock, Timeout
+
+    where.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(where.with_name(where.name + ".training.lock"), timeout=0)  # the system frees it after a kill
+    try:
+        lock.acquire()
+    except Timeout:
+        raise inputs.InputError(f"another `course train` is writing {where}: let it end or stop it, or name another "
+                                "--run-dir") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def follow(steps, bar):

@@ -22,16 +22,17 @@ from course_utils.generator.unet import UNet
 
 ROUNDS, BATCH, TRAIN_STEPS, DRAW_STEPS = 9, 16, 4, 10
 # the network of notebook 02, inside its patches: 32 x 32 pixels are 12 channels of 16 x 16
-CHANNELS, HEADS, GROUPS, SIZE = (48, 96), 4, 8, 16
+CHANNELS, HEAD, GROUPS, SIZE = (32, 64, 128), 32, 8, 16
 
 
 def networks(device):
     """Both networks with the same weights, each loaded strictly from the other."""
-    ours = UNet(12, 12, CHANNELS, num_res_blocks=1, attention=(False, True), num_heads=HEADS, groups=GROUPS)
+    ours = UNet(12, 12, CHANNELS, num_res_blocks=1, attention=(False, True, True), head_dim=HEAD, groups=GROUPS)
     theirs = UNet2DModel(
         sample_size=SIZE, in_channels=12, out_channels=12, block_out_channels=CHANNELS, layers_per_block=1,
-        norm_num_groups=GROUPS, attention_head_dim=CHANNELS[-1] // HEADS,
-        down_block_types=["DownBlock2D", "AttnDownBlock2D"], up_block_types=["AttnUpBlock2D", "UpBlock2D"])
+        norm_num_groups=GROUPS, attention_head_dim=HEAD,
+        down_block_types=["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+        up_block_types=["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"])
     theirs.load_state_dict(ours.state_dict(), strict=True)
     return [network.to(device, memory_format=torch.channels_last) for network in (ours, theirs)]
 

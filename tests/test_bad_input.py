@@ -227,6 +227,17 @@ def test_two_processes_saving_the_same_file(tmp_path):
     assert card("net", tmp_path)["writer"] in ("1", "2")
 
 
+def test_two_trainings_of_one_run(tmp_path, capsys):
+    from filelock import FileLock
+
+    from course_utils import cli
+
+    with FileLock(tmp_path / "noise-predictor.run.safetensors.training.lock"):  # as a running `course train` holds it
+        status = cli.main(["train", "noise-predictor", "--minutes", "0.01", "--run-dir", str(tmp_path)])
+    assert status == 2 and "another `course train` is writing" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.run.safetensors"))
+
+
 def test_out_of_memory_is_one_sentence(monkeypatch, capsys, tmp_path):
     from course_utils import cli, drawing
 

@@ -18,7 +18,7 @@ SCHEDULE = make_schedule("cosine")  # reaches pure noise, and is gentle enough f
 def model():
     """Return the untrained network: pictures (B, 3, 32, 32) and steps (B,) in, like the pictures out."""
     unet = UNet(
-        12, 12, channels=(32, 64, 128), num_res_blocks=1, attention=(False, True, True), num_heads=4, groups=8
+        12, 12, channels=(32, 64, 128), num_res_blocks=1, attention=(False, True, True), head_dim=32, groups=8
     )  # 16, 8 and 4 folded pixels a side: 0.2 GFLOP a picture
     return Patched(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
