@@ -9,9 +9,8 @@ from course_utils.generator.samplers import ddim, draw
 from course_utils.recipes import noise_predictor
 from course_utils.recipes.catalog import recipes
 
-CARD = {
-    "name", "sha256", "git_commit", "parameters", "recipe", "steps", "pictures", "seed", "minutes", "hardware", "metrics",
-}
+CARD = {"name", "sha256", "git_commit", "parameters", "recipe", "steps", "pictures", "seed", "minutes", "hardware",
+        "metrics"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
