@@ -71,15 +71,15 @@ def unet_diagram(unet, size=32, title="The U-Net: side, channels, residual block
     """
     stages = _stages(unet, size)
     levels = sorted({side for side, *_ in stages}, reverse=True)
-    step, box = (WIDTH - 0.1) / len(stages), min(1.25, (WIDTH - 0.1) / len(stages) - 0.12)
+    step, width = (WIDTH - 0.1) / len(stages), min(1.25, (WIDTH - 0.1) / len(stages) - 0.12)
     fig, ax = canvas(WIDTH, 0.95 + 1.0 * len(levels), title)
     ax.text(WIDTH - 0.1, 0.1, "filled: with attention\ndashed: skip connections", ha="right", color=AXIS, fontsize=10)
     places = [(0.05 + step * (i + 0.5), 0.5 + 1.0 * (len(levels) - 1 - levels.index(side)))
               for i, (side, *_) in enumerate(stages)]
     for (_, text, attention), (x, y) in zip(stages, places, strict=True):
-        box(ax, x, y, box, 0.72, text, MODEL, attention, fontsize=10)
+        box(ax, x, y, width, 0.72, text, MODEL, attention, fontsize=10)
     for (x, y), (x2, y2) in pairwise(places):
-        arrow(ax, (x + box / 2, y - 0.1 * (y2 < y)), (x2 - box / 2, y2 + 0.1 * (y2 < y)))
+        arrow(ax, (x + width / 2, y - 0.1 * (y2 < y)), (x2 - width / 2, y2 + 0.1 * (y2 < y)))
     for i in range(len(unet.down_blocks)):  # block i keeps its outputs for its mirror image
         (x, y), (x2, y2) = places[i], places[-1 - i]
         arrow(ax, (x, y + 0.36), (x2, y2 + 0.36), DATA, -0.12, linestyle="--", linewidth=1.4)
