@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import io
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+SHRINK_ABOVE = 50_000  # bytes of a PNG
 CELL_TIMEOUT = 600  # seconds; the longest cell trains for 90
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 METADATA = {  # the same on every machine: no kernel path, no Python patch version, no widget state
@@ -143,6 +145,20 @@ def dumps(nb: NotebookNode) -> str:
     return nbformat.writes(nb) + "\n"
 
 
+def shrink(nb: NotebookNode) -> None:
+    """Store large pictures among the outputs with 256 colours: noise hardly compresses, and history is for ever."""
+    from PIL import Image
+
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            png = base64.b64decode(output.get("data", {}).get("image/png", ""))
+            if len(png) > SHRINK_ABOVE:
+                small = io.BytesIO()
+                picture = Image.open(io.BytesIO(png)).convert("RGB")
+                picture.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+                output.data["image/png"] = base64.b64encode(small.getvalue()).decode()
+
+
 def run(name: str) -> float:
     """Execute a notebook from top to bottom in a fresh kernel, store its outputs, return the seconds it took.
 
@@ -161,6 +177,7 @@ def run(name: str) -> float:
         client.execute()
     finally:
         seconds = time.perf_counter() - start
+        shrink(nb)
         nb.metadata["course"] = {"seconds": round(seconds), "hardware": describe()}  # notebook 00 shows them
         write(ipynb(name), dumps(nb))
     return seconds
