@@ -1,0 +1,536 @@
+# %% [markdown] slideshow={"slide_type": "slide"}
+# # 00 · Start here: is my machine ready, and what will I be able to build?
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/00_start_here.ipynb)
+#
+# | | |
+# |---|---|
+# | **Time** | ten minutes; the code runs in well under a minute |
+# | **Hardware** | any laptop with two CPU cores; no GPU, and no network after the set-up |
+# | **You need** | Python, a little PyTorch, some maths; a list and a self-test are below |
+# | **Where it leads** | text encoder → generator → decoder: Stable Diffusion, DALL·E 2 and Imagen, from scratch |
+#
+# In this course we write every part of these three systems ourselves, small enough to train on a laptop. Then we teach
+# them something new. This first notebook is a map. It draws, it checks the machine, and it shows the way.
+
+# %% slideshow={"slide_type": "skip"}
+# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+import os
+import sys
+
+COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
+if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
+    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
+    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
+    os.chdir("/content/course/notebooks")
+sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# New to notebooks? Click a grey cell and press **Shift + Enter** to run it; the next one is then selected. Run the
+# cells from top to bottom. The cell above finds the course. It has run once it has a number at its left.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## The result first
+#
+# Each picture below starts as different random noise. A small network looks at it again and again, and each time takes
+# a little of the noise away. Nobody chose among the results: we show them all.
+
+# %% slideshow={"slide_type": "-"}
+import time
+
+import matplotlib.pyplot as plt
+import torch
+from course_utils import checkpoints, plotting
+from course_utils.drawing import draw_pictures
+
+plotting.use_course_style()
+begin = time.perf_counter()
+pictures = draw_pictures("noise-predictor", steps=50, seed=0, count=16)            # uint8 (16, 32, 32, 3)
+print(f"{len(pictures)} pictures in {time.perf_counter() - begin:.1f} s")
+plotting.show_pictures(pictures, columns=8, title="Sixteen noises, sixteen drawings, none left out")
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **How many can you name?** Count them, and keep the number: in notebook 02 we train the same network ourselves, and
+# you can compare. The weights used here were made by that same code, with more patience. Their card says how much:
+
+# %% slideshow={"slide_type": "-"}
+card = checkpoints.card("noise-predictor")
+print(f"{card['parameters']:,} learned numbers; trained for {card['minutes']:.0f} minutes on {card['hardware']}")
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# The pictures are 32 pixels wide, and the network has seen only smileys, hearts and their relatives. That is small
+# beside the systems you know. The principle is the same, and here every line can be read.
+#
+# **Predict.** We draw two pictures with the same seed again, then two with another seed. Which will equal the first
+# two above?
+#
+# <details><summary>Answer</summary>
+#
+# Those with the same seed. The seed fixes the noise, and with this way of drawing the noise fixes the picture.
+#
+# </details>
+
+# %% slideshow={"slide_type": "skip"}
+# NBVAL_CHECK_OUTPUT
+def same(a, b):                                         # up to rounding: less than one grey level of 255
+    return bool(abs(a.astype(int) - b.astype(int)).mean() < 1)
+
+print("seed 0 again, the same pictures:", same(draw_pictures(seed=0, count=2), pictures[:2]))
+print("seed 1, the same pictures:", same(draw_pictures(seed=1, count=2), pictures[:2]))
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# *For the lecturer, 3 min.* Let the room name the pictures aloud, one by one, and write the count on the board.
+# Say what is small here: 32 pixels, one kind of picture, no text yet. Say what is not: nothing is mocked.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## The prompt box
+#
+# Write a prompt in English or Chinese, choose a system, press **Draw**. On GitHub and in slides the box is absent, and
+# its first drawing stands alone.
+#
+# - **steps**: how many times the network looks. Few are quick and rough.
+# - **guidance**: how strictly a system follows the prompt; 1 means off. Notebook 04 explains it.
+# - **seed**: which noise we start from.
+
+# %% slideshow={"slide_type": "-"}
+from course_utils import drawing, widgets
+
+READS = {"noise-predictor": ()}                         # what each system takes: "prompt", "guidance", or neither
+
+def drawn(prompt, system, steps, guidance, seed):
+    pictures = draw_pictures(system, prompt, steps, seed, count=8, guidance=guidance)
+    read = "" if "prompt" in READS[system] else ", prompt not read"
+    return plotting.show_pictures(pictures, columns=8, title=f"{system}, {steps} steps, seed {seed}{read}")
+
+widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=30, seed=7)
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# The title says it honestly: **the prompt is not read.** The system that we have so far draws from noise alone, so the
+# fields *prompt* and *guidance* are grey. Notebook 04 teaches a network to read, in both languages. The systems that
+# follow then join the list. The library says the same in words:
+
+# %% slideshow={"slide_type": "skip"}
+# NBVAL_CHECK_OUTPUT
+for prompt in ("pink butterfly, noto style, blue sky and grass", "粉色的蝴蝶,蓝天,草地"):
+    print(f"{prompt}: {drawing.prompt_note('noise-predictor', prompt)}")
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# *For the lecturer, 2 min.* Move **steps** to 1, to 3, to 10, to 100, with the same seed. Ask what changes, and from
+# where on nothing seems to. Notebook 03 measures it.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## Is my machine ready?
+#
+# One call looks at everything that the course needs. Data and weights are compared with their published SHA-256, a
+# fingerprint of a file's bytes, so that a broken download cannot pass unseen.
+
+# %% slideshow={"slide_type": "-"}
+from course_utils.doctor import report
+
+report()
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# A tick is good. An exclamation mark is a remark. A cross stands beside what is missing, with an arrow to the command
+# that repairs it. The same table in a terminal: `course doctor`. "CPU" as the device is all right; the course is made
+# for it.
+#
+# And are **you** ready? These four lines are about as hard as the Python gets early on. Predict what they print.
+
+# %% slideshow={"slide_type": "skip"}
+# NBVAL_CHECK_OUTPUT
+x = torch.arange(6.0).reshape(2, 3)                     # a matrix with two rows
+w = torch.tensor([10.0, 1.0]).view(-1, 1)               # one factor per row
+print(tuple((w * x).shape), (w * x).sum(dim=1).tolist())
+print(f"mean {x.mean():.2f}, variance {x.var(correction=0):.2f}")
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# If the first line of output surprised you, refresh *broadcasting*; if the second, *mean and variance*.
+#
+# | You need | For | To refresh it |
+# |---|---|---|
+# | Python: functions, classes, generators (`yield`) | all notebooks | [docs.python.org/3/tutorial](https://docs.python.org/3/tutorial/) |
+# | PyTorch: tensors, shapes, `nn.Module`, a training loop | from 02 on | [pytorch.org/tutorials](https://docs.pytorch.org/tutorials/beginner/basics/intro.html) |
+# | Linear algebra: vectors, matrix products | from 02 on | [d2l.ai, chapter 2](https://d2l.ai/chapter_preliminaries/index.html), in Chinese [zh.d2l.ai](https://zh.d2l.ai/) |
+# | Probability: mean, variance, the Gaussian | from 01 on | the same chapter |
+# | Calculus: what a gradient is; PyTorch computes it | from 02 on | the same chapter |
+#
+# You do **not** need: diffusion models, stochastic calculus, a GPU, or earlier work with transformers.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## One recipe, three systems
+#
+# A **text encoder** turns the prompt into vectors. A **generator** starts from noise and, guided by these vectors,
+# makes the idea of a picture. A **decoder** turns the idea into pixels. Stable Diffusion, DALL·E 2 and Imagen share
+# this recipe. They differ in what they put into the three boxes, and in what travels between them.
+
+# %% slideshow={"slide_type": "skip"}
+from course_utils.diagrams import arrow, box, canvas, strip
+from course_utils.plotting import LATENT, MODEL, REFERENCE, TEXT
+
+ROWS = {"Stable\nDiffusion": ("CLIP's\ntext encoder", "vectors", "U-Net that\ndenoises a latent", "latent",
+                              "VAE decoder:\nlatent → pixels"),
+        "DALL·E 2": ("CLIP's\ntext encoder", "text\nvector", "prior: text vector\n→ picture vector", "picture\nvector",
+                     "diffusion decoder\n+ enlargers"),
+        "Imagen": ("T5, trained on\ntext alone", "vectors", "U-Net that draws\na small picture", "small\npicture",
+                   "two diffusion\nenlargers")}
+
+# %% slideshow={"slide_type": "-"}
+fig, ax = canvas(8, 3.75, "Three boxes, filled in three ways")
+for x, name, color in zip((2.02, 4.5, 7.04), ("text encoder", "generator", "decoder"), (TEXT, MODEL, LATENT)):
+    box(ax, x, 3.05, 1.66, 0.42, name, color, fontsize=12, fontweight="bold")
+for y, (system, (a, ab, b, bc, c)) in zip((2.3, 1.4, 0.5), ROWS.items()):
+    ax.text(0.1, y, system, va="center", fontsize=12, fontweight="bold")
+    for x, text, color in zip((2.02, 4.5, 7.04), (a, b, c), (TEXT, MODEL, LATENT)):
+        box(ax, x, y, 1.66, 0.66, text, color, False, fontsize=10.5)
+    for x, word in ((3.26, ab), (5.77, bc)):
+        arrow(ax, (x - 0.37, y - 0.12), (x + 0.38, y - 0.12))
+        ax.text(x, y - 0.05, word, ha="center", va="bottom", fontsize=10)
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** Each column has one colour, through the whole course: pink for text, green for the model that
+# generates, orange for the latent and its decoder. The layout of the code follows: the packages `text_encoder`,
+# `generator` and `decoder` never import each other, and meet as tensors. So each box can be exchanged.
+#
+# **One limit.** A drawing of boxes hides sizes. The real systems have hundreds to thousands of times more parameters
+# than our network above, and saw far more pictures. Notebook 12 puts published figures beside ours.
+#
+# Every notebook opens with a small strip. The filled box is the one it works on. For notebooks 01 to 03:
+
+# %% slideshow={"slide_type": "-"}
+strip(where="generator")
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# *For the lecturer, 4 min.* This is the figure to come back to. Cover the rows; let the room guess what travels between
+# the boxes. Words? Vectors? Pixels? Then uncover one row at a time.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## A first taste of the mechanism
+#
+# Here is the first drawing of the grid above, slowly. Top row: what the network is given. Bottom row: its guess of
+# the clean picture that hides in there. After each look, we move a small step from the noise towards the guess.
+
+# %% slideshow={"slide_type": "-"}
+from course_utils.generator.samplers import ddim
+from course_utils.recipes import noise_predictor as recipe
+
+model = checkpoints.load("noise-predictor", recipe.model())
+xT = drawing.start_noise(seed=0, count=1, size=recipe.SIZE)                        # (1, 3, 32, 32)
+states = list(ddim(model, xT, recipe.SCHEDULE, steps=50, prediction=recipe.PREDICTION))
+
+# %% slideshow={"slide_type": "-"}
+before = [xT, *(state.xt for state in states)]          # what the network saw at looks 1 ... 50, and the result
+looks = [0, 8, 16, 24, 32, 40, 46]
+film = {"what it is given": [before[i][0] for i in looks] + [before[-1][0]],
+        "its guess": [states[i].x0[0] for i in looks] + [states[-1].x0[0]]}
+plotting.show_rows(film, [f"look {i + 1}" for i in looks] + ["result"], "From noise to a drawing, a little at a time")
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** The first guess is a blur: the network cannot know which face hides in pure noise, so it answers with
+# an average of many. A small step towards the average rules some faces out. The next guess is sharper. Form comes
+# first, detail last. In the end, guess and picture are one.
+#
+# That is the whole mechanism. Notebook 01 shows where the lessons for such a network come from, 02 builds and trains
+# it, and 03 explains the step. With a prompt, each look also sees the text; that is 04.
+
+# %% slideshow={"slide_type": "skip"}
+# NBVAL_CHECK_OUTPUT
+print(len(states), "looks; the picture keeps its shape all along:", {tuple(state.xt.shape) for state in states})
+print("it starts as noise of spread 1, to a tenth:", bool(abs(xT.std() - 1) < 0.1))
+print("the result is the last guess:", bool((states[-1].xt - states[-1].x0).abs().max() < 1e-3))
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# *For the lecturer, 4 min.* Cover the bottom row. At which look would the room bet on the result? Uncover it: the
+# network could have told a little earlier. The common wrong idea: "it removes all noise at the first look".
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## The map of the course
+#
+# An arrow means "needs". The cell looks into the course's folder: filled boxes are notebooks that are here now,
+# outlined ones are on the way.
+
+# %% slideshow={"slide_type": "skip"}
+from pathlib import Path
+
+import course_utils
+
+ONE = REFERENCE                                         # light blue: more than one of the three boxes
+NODES = {  # number: (name, column, row, colour)
+    "00": ("Start here", 0, 0, ONE), "01": ("Forward\nnoising", 1, 0, MODEL), "02": ("Noise\npredictor", 2, 0, MODEL),
+    "03": ("Sampling", 3, 0, MODEL), "04": ("Text\nconditioning", 3, 1, TEXT), "05": ("Latent VAE", 2, 1, LATENT),
+    "06": ("Stable\nDiffusion", 2, 2, ONE), "07": ("CLIP", 4, 1, TEXT), "08": ("DALL·E 2", 4, 2, ONE),
+    "09": ("Imagen", 3, 2, ONE), "10": ("DreamBooth", 1, 2, ONE), "11": ("LoRA", 0, 2, ONE),
+    "12": ("Three\nsystems", 3, 3, ONE), "13": ("The real\nthing", 1, 3, ONE)}
+NEEDS = "00-01 01-02 02-03 03-04 02-05 04-06 05-06 04-07 07-08 04-09 06-10 10-11 06-12 08-12 09-12 06-13 11-13"
+FOLDER = Path(course_utils.__file__).parents[1] / "notebooks"
+here = {path.name[:2]: path for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))}
+
+# %% slideshow={"slide_type": "-"}
+fig, ax = canvas(8, 4.15, f"The course: {len(set(here) & set(NODES))} of {len(NODES)} notebooks are here")
+place = {number: (0.78 + 1.61 * column, 3.42 - 1.0 * row) for number, (_, column, row, _) in NODES.items()}
+for pair in NEEDS.split():
+    (x, y), (x2, y2) = (place[number] for number in pair.split("-"))
+    side = (x2 > x) - (x2 < x)                          # right 1, straight down 0, left -1
+    dx, dy = (0.67, 0) if y == y2 else (0.35, 0.3)      # from edge to edge, or from the bottom to the top of a box
+    arrow(ax, (x + dx * side, y - dy), (x2 - dx * side, y2 + dy))
+for number, (name, _, _, color) in NODES.items():
+    box(ax, *place[number], 1.34, 0.6, f"{number} {name}", color, number in here, fontsize=10.5)
+ax.text(0.12, 2.42, "filled: here now; outlined: on the way\ngreen: generator, pink: text,\n"
+        "orange: decoder, light blue: several", va="center", fontsize=10.5)
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# The top row is the ground that everything stands on. The third row holds the three systems and, to the left, two ways
+# to teach one of them something new. Notebook 12 compares the systems. Notebook 13 writes the same with the field's
+# libraries.
+#
+# | | The question it answers |
+# |---|---|
+# | 01 Forward noising | How do you destroy a picture a little at a time, and why would you? |
+# | 02 Noise predictor | How can a network that guesses noise draw? |
+# | 03 Sampling | From noise to picture, in how many steps? |
+# | 04 Text conditioning | How does a sentence steer every step? |
+# | 05 Latent VAE | Can we paint a smaller picture and enlarge it faithfully? |
+# | 06 Stable Diffusion | What do text encoder, latent U-Net and VAE make together? |
+# | 07 CLIP | How do words and pictures come to share a space? |
+# | 08 DALL·E 2 | From text vector to picture vector to picture: why a prior at all? |
+# | 09 Imagen | Small picture first, then larger: what does each stage buy? |
+# | 10 DreamBooth | How do you teach one car without forgetting cars? |
+# | 11 LoRA | What if the big model is not trained at all? |
+# | 12 Three systems, one recipe | What does each choice cost, and buy? |
+# | 13 The real thing | How is all this written with the field's libraries? |
+#
+# **How long do they run?** The course's target is at most 150 seconds of computing per notebook on two CPU cores, 25
+# minutes for all. Plan an evening for the reading of each. What is in the notebooks that are here, and what their last
+# execution took on which hardware:
+
+# %% slideshow={"slide_type": "skip"}
+import json
+import re
+
+for path in here.values():
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cells, took = notebook["cells"], notebook["metadata"].get("course")
+    prose = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown")
+    code, tasks = sum(cell["cell_type"] == "code" for cell in cells), len(re.findall("(?m)^### Exercise", prose))
+    time_taken = f"{took['seconds']:3d} s on {took['hardware']}" if took else "not measured yet"
+    print(f"{path.stem:24s} {code:3d} cells of code, {tasks} exercise{'s' * (tasks != 1)}, {time_taken}")
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# ### Three ways through
+#
+# - **A 45-minute lecture.** The slides of this notebook (five minutes), then of 02: its result, the film strip, the
+#   training loop, "when it breaks". Close with the result of the latest notebook that is here. Speaker notes carry
+#   minutes.
+# - **Self-study.** In order, 00 to 13. Answer each **Predict** before you open its answer, and do the exercises marked
+#   *warm-up* and *code*. One notebook an evening is a good pace.
+# - **Only fine-tuning.** You know diffusion models, and want to teach one your own subject or style: 02 (skim), 04
+#   (guidance), 06, 10, 11, and the snippets of 13.
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# *For the lecturer, 3 min.* Say which path the class takes, and which notebook is homework. If time is short, stop here;
+# the rest of this notebook is for reading.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## The pictures we learn from
+#
+# Emoji: small, clear at a glance, named in two languages, and free to use. Each thing is drawn in four styles.
+
+# %% slideshow={"slide_type": "-"}
+from course_utils.data import STYLES, load_emoji
+
+WANTED = ("butterfly", "hamburger", "cat face", "rocket")
+emoji = load_emoji(size=64, styles=STYLES, split="all")
+rows = {}
+for concept in WANTED:
+    chosen = emoji.select([name == concept for name in emoji.column("concept")])
+    rows[f"{chosen.meta[0]['name_en']} {chosen.meta[0]['name_zh']}"] = list(chosen.on_white())
+plotting.show_rows(rows, STYLES, "Four things in four styles", scale=0.85)
+plt.show()
+
+# %% slideshow={"slide_type": "-"}
+# NBVAL_CHECK_OUTPUT
+print(f"{len(set(emoji.column('concept'))):,} things × {len(STYLES)} styles = {len(emoji):,} pictures")
+print("shape of all of them, with transparency:", emoji.rgba.shape)
+for split in ("train", "test"):
+    print(f"{split}: {len(load_emoji(size=64, split=split)):,} pictures in the styles noto, twemoji, fluent")
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# The fourth style, *3d*, is kept out of training. Notebook 11 teaches it to a finished model.
+#
+# **Licences in one line:** Noto Emoji Apache-2.0 (Google), Twemoji CC BY 4.0 (Twitter and contributors), Fluent Emoji
+# MIT (Microsoft), names from Unicode CLDR, Unicode License v3; code, text and weights of the course MIT.
+# `data/README.md` says what was taken and what was changed.
+#
+# **One limit.** These are icons: one thing, one view, no people. What a model learns here does not carry over to
+# photographs. What *you* learn does.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## How exercises, hints and checks work
+#
+# An exercise asks for one short function. `check` calls it on fresh random cases, compares, and says "right", "not
+# solved yet", or what is likely wrong. We borrow one of notebook 01, and see a wrong answer first.
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# ### Exercise 00.1 (warm-up) · Signal against noise
+#
+# A noisy picture is part picture, part noise. Let $\bar\alpha$ ("alpha bar"), a number between 0 and 1, be the
+# picture's share of the power; the noise has the rest. Write `log_snr`. It takes a tensor of such shares, shape (T,),
+# and returns the natural logarithm of picture over noise, $\log\frac{\bar\alpha}{1-\bar\alpha}$, same shape.
+#
+# Someone hands in this:
+
+# %% slideshow={"slide_type": "-"}
+# NBVAL_CHECK_OUTPUT
+from course_utils.checks.core import check, hint
+
+def log_snr(alpha_bar):                                 # (T,)
+    return torch.log10(alpha_bar / (1 - alpha_bar))     # -> (T,)
+
+check("01-snr", log_snr, seed=1)
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# The verdict names the mistake. It recognises the usual ones; for others it tells where the numbers part. The `seed`
+# repeats the same cases; leave it out, and each call draws new ones. Stuck? There are three hints. The first points,
+# the second explains, the third nearly gives the line away.
+
+# %% slideshow={"slide_type": "-"}
+# NBVAL_CHECK_OUTPUT
+hint("01-snr", 1)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# **Your turn.** Replace the second line of the stub, run both cells, and read the verdict. A stub that nobody has
+# touched gets a friendly "not solved yet", and stops nothing.
+
+# %% slideshow={"slide_type": "skip"}
+def log_snr(alpha_bar):                                 # (T,)
+    raise NotImplementedError                           # -> (T,)
+
+# %% slideshow={"slide_type": "skip"}
+# NBVAL_CHECK_OUTPUT
+check("01-snr", log_snr)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# *The solution, folded. In every notebook it waits under the exercise. Open it after your own attempt.*
+
+# %% tags=["solution"] slideshow={"slide_type": "skip"}
+# NBVAL_CHECK_OUTPUT
+def log_snr(alpha_bar):
+    return torch.log(alpha_bar / (1 - alpha_bar))
+
+check("01-snr", log_snr)
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# *For the lecturer, 2 min.* Type a wrong answer that the room proposes. The tests try the usual mistakes on every check,
+# so most proposals get a sentence of their own.
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# ## How the rest works, in two lines each
+#
+# - **Live or saved.** Each notebook is saved with its outputs, so it can be read without running. Where it trains, it
+#   first trains live for at most 90 seconds, shows the honest result, and then loads the weights that the same code
+#   made in a longer run.
+# - **With you or without.** In JupyterLab, VS Code and Colab, sliders move. In tests, on GitHub and in slides, the same
+#   figure stands still at its first values.
+# - **`# @save`.** A cell that begins so is part of the library. A test compares the two, so what you import in the next
+#   notebook is what you read in this one.
+# - **Light and dark.** Figures carry their own light page, and colours that colour-blind eyes can tell apart. Choose
+#   the theme of JupyterLab under *Settings → Theme*.
+# - **Slides.** `make slides` writes a deck per notebook, with speaker notes (press S). The decks open without a network;
+#   making them the first time needs npm and a network.
+# - **Colab.** The badge at the top opens the notebook there. The setup cell fetches the course and keeps Colab's torch.
+# - **GPU.** An NVIDIA GPU or Apple's MPS is used by itself for `course train` and `course draw`. To choose, set
+#   `COURSE_DEVICE` to `cuda`, `mps` or `cpu`. Noise is drawn on the CPU, so a seed means the same picture everywhere,
+#   up to rounding.
+# - **The command `course`.** `course doctor`, `course list`, `course draw --count 16 --seed 1 --out faces.png`, and
+#   `course train noise-predictor --minutes 30`. Ctrl-C saves, `--resume` goes on. After `make lab` it lies in
+#   `.venv/bin/`.
+# - **Tests.** `make test` checks the library against the field's own, every exercise, and every notebook from top to
+#   bottom, with the network blocked. Run it after you change something.
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# ## When something is red
+#
+# A wrong input ends in one sentence that says what can be done. We try three, on purpose:
+
+# %% slideshow={"slide_type": "skip"}
+# NBVAL_CHECK_OUTPUT
+for wrong in ({"steps": 0}, {"prompt": "  "}, {"system": "midjourney"}):
+    try:
+        draw_pictures(**wrong)
+    except ValueError as error:
+        print(error)
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# If a cell stops with an error:
+#
+# 1. **Read the last line.** It is the sentence that matters.
+# 2. **`NameError: name … is not defined`**: a cell above has not run. *Kernel → Restart Kernel and Run All Cells* puts
+#    things in order.
+# 3. **Run the doctor again**, with the cell above or `course doctor`. Follow the arrows.
+# 4. **A changed notebook?** `git diff` shows what is different; `git checkout -- notebooks` brings the original back,
+#    and takes your changes away.
+# 5. **Memory ran out, or the machine crawls?** Shut other notebooks down (*Kernel → Shut Down All Kernels*), and close
+#    what you do not need.
+# 6. **Still red?** Open an issue in the course's repository, with the doctor's table (read it over first: it
+#    names your hardware), the name of the notebook and the last line.
+#
+# Wrong in the text, hard to follow, a better picture? An issue is welcome for that, too.
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# ## Notation of the whole course
+#
+# Names in the code are the letters of the formulas. Nothing here needs to be learned now: each notebook repeats what it
+# uses, and this table is the place to look it up.
+#
+# | symbol | code | meaning | shape |
+# |---|---|---|---|
+# | $x_0,\ x_t$ | `x0`, `xt` | clean picture, picture at step $t$; values in $[-1,1]$ when clean | (B, C, H, W) |
+# | $t,\ T$ | `t`, `num_steps` | step, from 0 (clean) to $T=1000$ (noise); in a table, entries 0 to $T-1$ | (B,) |
+# | $\varepsilon,\ \varepsilon_\theta$ | `eps`, `eps_pred` | noise, predicted noise | like `x0` |
+# | $v$ | `v` | $\sqrt{\bar\alpha}\,\varepsilon-\sqrt{1-\bar\alpha}\,x_0$, a mix of both | like `x0` |
+# | $\beta_t,\ \alpha_t,\ \bar\alpha_t$ | `beta`, `alpha`, `alpha_bar` | noise added at a step; $1-\beta_t$; its running product | (T,) |
+# | $z$ | `z` | latent of the VAE | (B, 4, H/4, W/4) |
+# | $c$ | `context`, `context_mask` | vectors of the text's tokens; which of them are real | (B, L, D), (B, L) |
+# | $s$ | `guidance` | guidance scale, 1 = off | one number |
+# | $z_t,\ z_i$ | `text_embed`, `image_embed` | CLIP's vectors of text and picture, of length 1 | (B, D) |
+#
+# Shapes: B pictures in a batch, C channels, H × W pixels, L tokens, D numbers per vector. Guidance is
+# `uncond + scale * (cond - uncond)`, everywhere. The subscript of $z_t$ in the last row stands for *text*, not for a
+# step; the papers write it so.
+#
+# | colour | blue | vermilion | green | pink | orange | light blue |
+# |---|---|---|---|---|---|---|
+# | means | data | noise | model | text | latent | reference |
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## What comes next
+#
+# We have seen a network undo noise. To learn that, it needs many examples of noise whose answer is known. Where do they
+# come from? From destruction: we take good pictures, and ruin them in a controlled way. **Notebook 01** shows how, and
+# why a thousand small steps are better than a large one.
+
+# %% slideshow={"slide_type": "skip"}
+print(f"This notebook took {time.perf_counter() - begin:.0f} s on this machine, from the first drawing to here.")
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# *For the lecturer, 1 min.* Show the film strip once more, from right to left: that is notebook 01. Total: 19 min with
+# questions; 5 min if only the results and the map are shown.
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# ## References
+#
+# - Ho, Jain, Abbeel 2020, *Denoising Diffusion Probabilistic Models* (DDPM),
+#   [2006.11239](https://arxiv.org/abs/2006.11239): notebooks 01 to 03
+# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models* (LDM, Stable Diffusion),
+#   [2112.10752](https://arxiv.org/abs/2112.10752): 05, 06
+# - Ramesh et al. 2022, *Hierarchical Text-Conditional Image Generation with CLIP Latents* (DALL·E 2),
+#   [2204.06125](https://arxiv.org/abs/2204.06125): 08
+# - Saharia et al. 2022, *Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding* (Imagen),
+#   [2205.11487](https://arxiv.org/abs/2205.11487): 09
+# - Ruiz et al. 2023, *DreamBooth*, [2208.12242](https://arxiv.org/abs/2208.12242): 10
+# - Hu et al. 2022, *LoRA: Low-Rank Adaptation of Large Language Models*,
+#   [2106.09685](https://arxiv.org/abs/2106.09685): 11
