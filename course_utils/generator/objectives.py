@@ -11,7 +11,7 @@ PREDICTIONS = ("eps", "x0", "v")
 def velocity(x0, eps, t, schedule):
     """Return v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0, like x0.
 
-    Salimans and Ho 2022, appendix D. Built in notebook 03.
+    Salimans and Ho 2022, appendix D. Built in notebook 02.
     """
     signal, noise = schedule.at(t, x0)
     return signal * eps - noise * x0
