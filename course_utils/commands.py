@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,7 @@ def train(args: argparse.Namespace) -> int:
     from course_utils import devices
     from course_utils.recipes.catalog import find, recipes
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what a script starts with & ignore Ctrl-C
     device = devices.best_device(args.device)
     chosen = [find(args.name)] if args.name else sorted(recipes().values(), key=lambda recipe: -recipe.need)
     total = sum(recipe.need for recipe in chosen)
