@@ -42,5 +42,5 @@ def load_run(path, model, ema, optimizer) -> dict:
             _, i, name = key.split(".")
             moments.setdefault(int(i), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    ema.updates = progress["updates"]
+    ema.updates = progress["step"]  # one update a step
     return progress

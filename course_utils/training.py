@@ -5,7 +5,6 @@ It never plots or prints: it yields its state after every step, and whoever call
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from course_utils.checkpoints import CheckpointError
-from course_utils.devices import best_device, is_out_of_memory
+from course_utils.devices import best_device, halve_on_oom
 from course_utils.runs import load_run, save_run
 
 
@@ -100,22 +99,17 @@ def start(device):
 
 def train_step(accelerator, recipe, model, optimizer, generator, batch_size):
     """Take one step on one batch and return (loss, pictures seen); on out-of-memory halve the batch and say so."""
-    while True:
-        try:
-            batch = {k: v.to(accelerator.device) for k, v in recipe.batch(generator, batch_size).items()}
-            loss = recipe.loss(model, batch, generator)
-            accelerator.backward(loss)
-            break
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or batch_size < 2:
-                raise
-        batch_size //= 2
-        optimizer.zero_grad()
-        warnings.warn(f"out of memory: going on with batches of {batch_size}", stacklevel=2)
+    def backward(n):
+        optimizer.zero_grad()  # an attempt that ran out of memory may have left gradients behind
+        batch = {k: v.to(accelerator.device) for k, v in recipe.batch(generator, n).items()}
+        loss = recipe.loss(model, batch, generator)
+        accelerator.backward(loss)
+        return loss.detach(), n
+
+    result = halve_on_oom(backward, batch_size)
     accelerator.clip_grad_norm_(model.parameters(), 1.0)  # DDPM's clip: a rare bad batch cannot wreck the weights
     optimizer.step()
-    optimizer.zero_grad()
-    return loss.detach(), batch_size
+    return result
 
 
 class Run:
@@ -128,7 +122,7 @@ class Run:
         self.network = recipe.model().to(self.accelerator.device)
         self.ema = EMA(self.network, recipe.ema_decay)
         self.batch_size = recipe.batch_size
-        self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "updates": 0}
+        self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0}
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
@@ -164,7 +158,6 @@ class Run:
         seen = self.batch_size * parts
         self.progress["step"] = step + 1
         self.progress["pictures"] += seen
-        self.progress["updates"] = self.ema.updates
         self.progress["loss"] = smooth * self.progress["loss"] + (1 - smooth) * float(loss)
         return seen
 
