@@ -111,6 +111,11 @@ def load_splits() -> dict:
     return json.loads(_checked(DATA_DIR / "splits.json").read_text(encoding="utf-8"))
 
 
+def tokenizer_file() -> Path:
+    """The path of the tokenizer that was learnt from our captions, checked. DataError if it is missing or altered."""
+    return _checked(DATA_DIR / "tokenizer.json")
+
+
 def load_emoji(size: int = 64, styles: tuple[str, ...] = ("noto", "twemoji", "fluent"),
                groups: tuple[str, ...] | None = None, split: str = "train") -> Emoji:
     """The emoji pictures at size × size, with names and tags in English and Chinese.

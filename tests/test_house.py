@@ -16,7 +16,7 @@ ALLOWED = {  # where nothing is said, a module may import everything that is not
     "generator.samplers": {"generator.schedules", "generator.objectives"},  # samplers know no network
     "generator.guidance": {"generator.schedules", "generator.objectives"},
     "finetune": {"generator", "layers", "devices", "finetune"},
-    "systems": BOXES | {"layers", "devices", "checkpoints", "systems"},
+    "systems": BOXES | {"layers", "devices", "data", "checkpoints", "systems"},
 }
 
 

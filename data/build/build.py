@@ -4,7 +4,6 @@ The same packages and the same pinned requirements give the same bytes.
 """
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -18,8 +17,8 @@ from colors import find_colors
 from PIL import Image
 from sources import load_names, load_svgs, load_webps
 from splits import make_splits
+from sums import DATA, write_sums
 
-DATA = Path(__file__).resolve().parents[1]
 STYLES = ("noto", "twemoji", "fluent", "3d")
 GROUPS = ["smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"]
 LARGE_CONCEPTS = 200  # of emoji_256: every fifth concept in the three flat styles, which compress well, …
@@ -110,16 +109,6 @@ def main() -> None:
     splits = make_splits(small, STYLES)
     (DATA / "splits.json").write_text(json.dumps(splits, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_sums()
-
-
-def write_sums() -> None:
-    """`SHA256SUMS` of the data files, in the form `sha256sum -c` reads; prints their sizes."""
-    names = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json"]
-    files = {name: (DATA / name).read_bytes() for name in names}
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
-    (DATA / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    for name, content in files.items():
-        print(f"{name:20} {len(content):>11,} bytes")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""text-pixel: a prompt becomes a 32x32 picture with nothing but a text encoder and a U-Net in pixel space."""
+
+import torch
+from torch import nn
+
+from course_utils.data import tokenizer_file
+from course_utils.generator.guidance import guided
+from course_utils.generator.samplers import ddim
+from course_utils.generator.schedules import make_schedule
+from course_utils.generator.unet import Patched, UNet
+from course_utils.text_encoder.clip import CLIPTextModel
+from course_utils.text_encoder.tokenizer import MAX_TOKENS, VOCAB_SIZE, encode, open_tokenizer
+
+SIZE = 32  # pixels a side
+PREDICTION = "x0"  # what a small network learns fastest, see notebook 02
+SCHEDULE = make_schedule("cosine")
+
+
+def tokenize(texts: list[str]):
+    """Return token numbers (B, L) and their mask (B, L) by the course's own tokenizer."""
+    return encode(open_tokenizer(tokenizer_file()), texts)
+
+
+class TextPixel(nn.Module):
+    """A text encoder and the U-Net that listens to it, trained together. Built in notebook 04."""
+
+    def __init__(self):
+        super().__init__()
+        self.text_encoder = CLIPTextModel(VOCAB_SIZE, MAX_TOKENS, dim=128, num_layers=3, num_heads=4)
+        unet = UNet(
+            12, 12, channels=(32, 64, 160), num_res_blocks=1, attention=(False, True, False),
+            num_heads=4, groups=8, context_dim=128,
+        )  # fmt: skip
+        self.unet = Patched(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
+
+    def read(self, prompts: list[str]):
+        """Return the context (B, L, 128) and its mask (B, L) of some prompts."""
+        ids, mask = (x.to(self.device) for x in tokenize(prompts))
+        return self.text_encoder(ids), mask
+
+    @property
+    def device(self):
+        return self.text_encoder.final_layer_norm.weight.device
+
+    def forward(self, xt, t, ids, context_mask, translation):
+        """Answer for xt (B, 3, 32, 32) at t (B,) with the texts ids (B, L), as training needs it.
+
+        translation (B, L'): the same texts in the other language. Returns the answer (B, 3, 32, 32) and one vector
+        for each text and translation, (B, 128) twice.
+        """
+        context, other = self.text_encoder(ids), self.text_encoder(translation)
+        vectors = self.text_encoder.pooled(ids, context), self.text_encoder.pooled(translation, other)
+        return self.unet(xt, t, context=context, context_mask=context_mask), *vectors
+
+    def sample(self, xT, prompts, steps=50, guidance=3.0, negative=None, sampler=ddim, **options):
+        """Draw one picture for each prompt from the noise xT (B, 3, 32, 32); yields the sampler's States.
+
+        guidance: 1 is off; negative: a prompt to move away from (None: no text). Built in notebook 04.
+        """
+        with torch.inference_mode():
+            context, mask = self.read(prompts)
+            away = self.read([negative] * len(prompts)) if negative else (None, None)
+            model = guided(self.unet, context, mask, guidance, *away)
+            yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)

@@ -1,0 +1,31 @@
+"""Learn the tokenizer of notebook 04 from captions of all pictures: `python data/build/vocabulary.py`, after build.py.
+
+Needs the course installed; the same pictures and the same version of `tokenizers` give the same bytes.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from sums import DATA, write_sums
+
+from course_utils.compose import BACKGROUNDS, COLORS, LANGUAGES, caption
+from course_utils.data import STYLES, load_emoji
+from course_utils.text_encoder.tokenizer import train_tokenizer
+
+ROUNDS = 6  # captions a picture and language: enough that every tag of a concept turns up
+
+
+def captions() -> Iterator[str]:
+    """Captions as training sees them, of every picture of all four styles, colours and backgrounds by lot."""
+    rng = np.random.default_rng(0)
+    for _ in range(ROUNDS):
+        for meta in load_emoji(styles=STYLES, split="all").meta:
+            for language in LANGUAGES:
+                color = str(rng.choice(list(COLORS))) if rng.random() < 0.5 else None
+                yield caption(meta, color, str(rng.choice(BACKGROUNDS)), language, rng, p_tags=0.5)
+
+
+if __name__ == "__main__":
+    train_tokenizer(captions()).save(str(DATA / "tokenizer.json"))
+    write_sums()
