@@ -38,13 +38,15 @@ def parser() -> Parser:
     train.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
     train.add_argument("--replace", action="store_true", help="replace a shipped checkpoint that was trained longer")
     draw = add("draw", help="draw pictures with a checkpoint",
-                               epilog="systems: " + "; ".join(f"{k}: {v}" for k, v in SYSTEMS.items()))
-    draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw, in quotes")
-    draw.add_argument("--system", default="noise-predictor", help="noise-predictor")
-    draw.add_argument("--steps", type=int, default=50, help="1 to 1000 (default: 50)")
+               epilog="systems: " + "; ".join(f"{name}: {system.summary}" for name, system in SYSTEMS.items()))
+    draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw, in quotes, in English or Chinese")
+    draw.add_argument("--system", help=f"{' or '.join(SYSTEMS)} (default: text-pixel if there is a prompt)")
+    draw.add_argument("--negative", metavar="PROMPT", help="what to stay away from, in quotes")
+    draw.add_argument("--steps", type=int, help="1 to 1000 (default: the system's own)")
     draw.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures (default: 0)")
     draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
-    draw.add_argument("--guidance", type=float, default=7.5, help="0 to 20: how closely to follow the prompt, 1 = off")
+    draw.add_argument("--guidance", type=float,
+                      help="0 to 20: how closely to follow the prompt, 1 = off (default: the system's own)")
     draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
     draw.add_argument("--from", dest="folder", help="folder of the checkpoint (default: the shipped ones)")
     for command in (train, draw):

@@ -150,9 +150,10 @@ def draw(args: argparse.Namespace) -> int:
     from course_utils import drawing
 
     start = time.perf_counter()
-    note = drawing.prompt_note(args.system, args.prompt)
-    pictures = drawing.draw_pictures(args.system, args.prompt, args.steps, args.seed, args.count, args.guidance,
-                                     args.device, args.folder, progress=show_progress())
+    system = drawing.choose(args.system, args.prompt)
+    note = drawing.prompt_note(system, args.prompt)
+    pictures = drawing.draw_pictures(system, args.prompt, args.steps, args.seed, args.count, args.guidance,
+                                     args.negative, args.device, args.folder, progress=show_progress())
     from PIL import Image
 
     from course_utils.checkpoints import write_atomically
@@ -161,8 +162,9 @@ def draw(args: argparse.Namespace) -> int:
     write_atomically(path, lambda temporary: sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()]))
     if note:
         print(f"course: note: {note}", file=sys.stderr)
-    print(f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]}, {args.steps} "
-          f"steps, seed {args.seed}, in {time.perf_counter() - start:.1f} s: {path}")
+    steps, seconds = args.steps or drawing.SYSTEMS[system].steps, time.perf_counter() - start
+    print(f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]} by {system}, "
+          f"{steps} steps, seed {args.seed}, in {seconds:.1f} s: {path}")
     return 0
 
 

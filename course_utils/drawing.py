@@ -1,7 +1,9 @@
 """Draw pictures with a shipped checkpoint: what `course draw` and the prompt box of notebook 00 call."""
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,56 +13,105 @@ if TYPE_CHECKING:  # both take their time, and `course --help` needs neither
     import numpy as np
     import torch
 
-SYSTEMS = {"noise-predictor": "emoji out of pure noise; it takes no prompt (text arrives with notebook 04)"}
+
+@dataclass(frozen=True)
+class System:
+    """What a system is, what it reads ("prompt", "guidance" or neither), and how it draws when nothing is said."""
+
+    summary: str
+    reads: tuple[str, ...]
+    steps: int
+    guidance: float
+
+
+SYSTEMS = {
+    "noise-predictor": System("emoji out of pure noise; it takes no prompt", (), steps=50, guidance=1.0),
+    "text-pixel": System("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 20, 3.0),
+}
 BATCH = 16  # pictures at a time: keeps memory small, and costs no speed on a CPU
 SIDE = 1024  # pixels, about the side of a grid
 
 
-def prompt_note(system: str, prompt: str | None) -> str | None:
+def choose(system: str | None, prompt: object) -> str:
+    """The name of the system to draw with; None means one that reads when there is a prompt, else one that need not."""
+    if system is None:
+        return "noise-predictor" if prompt is None else "text-pixel"
+    return inputs.one_of("system", system, SYSTEMS)
+
+
+def prompt_note(system: str | None, prompt: str | None) -> str | None:
     """One sentence when the system cannot follow the prompt that was given, else None."""
-    if prompt is None or system != "noise-predictor":
+    if not isinstance(prompt, str):
         return None
-    return ("the noise predictor takes no prompt, so yours is left aside: it draws whatever emoji the noise "
-            "suggests. Steering it with words is notebook 04.")
+    if "prompt" not in SYSTEMS[choose(system, prompt)].reads:
+        return ("the noise predictor takes no prompt, so yours is left aside: it draws whatever emoji the noise "
+                "suggests. Steering it with words is notebook 04: --system text-pixel")
+    letters = [unicodedata.name(c, "") for c in prompt if c.isalpha()]
+    if not any(name.startswith(("LATIN", "CJK", "FULLWIDTH LATIN")) for name in letters):
+        return ("the text encoder has learnt English and Chinese only, and finds no word of either in the prompt: "
+                "the picture is a guess")
+    return None
 
 
-def draw_pictures(system: str = "noise-predictor", prompt: str | None = None, steps: int = 50, seed: int = 0,
-                  count: int = 16, guidance: float = 3.0, device: str | None = None, folder: str | Path | None = None,
+def draw_pictures(system: str | None = None, prompt: str | None = None, steps: int | None = None, seed: int = 0,
+                  count: int = 16, guidance: float | None = None, negative: str | None = None,
+                  device: str | None = None, folder: str | Path | None = None,
                   progress: Callable[[int, int], None] | None = None) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
 
-    steps 1..1000 of DDIM; seed 0..2**32-1: picture i of a seed is the same for every count and device (to
-    rounding); guidance 0..20 (1: off; only for systems that read a prompt); folder: where the checkpoint lies
-    (None: the shipped ones); progress(done, total): called after every step.
+    system: one of SYSTEMS (None: "text-pixel" if there is a prompt); steps 1..1000, guidance 0..20 (1: off), None for
+    the system's own; seed 0..2**32-1: picture i of a seed is the same for every count and device (to rounding);
+    negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones);
+    progress(done, total): called after every step.
     Raises InputError for anything out of range, CheckpointError for a missing or damaged checkpoint.
     """
-    inputs.one_of("system", system, SYSTEMS)
-    inputs.whole_number("steps", steps, inputs.STEPS)
+    name = choose(system, prompt)
+    chosen = SYSTEMS[name]
+    steps = inputs.whole_number("steps", chosen.steps if steps is None else steps, inputs.STEPS)
+    guidance = inputs.number("guidance", chosen.guidance if guidance is None else guidance, inputs.GUIDANCE)
     inputs.whole_number("seed", seed, inputs.SEED)
     inputs.whole_number("count", count, inputs.COUNT)
-    inputs.number("guidance", guidance, inputs.GUIDANCE)
-    if prompt is not None:
-        inputs.prompt_text(prompt)
-    return _from_noise(steps, seed, count, device, folder, progress or (lambda done, total: None))
+    prompt, negative = (text if text is None else inputs.prompt_text(text) for text in (prompt, negative))
+    if "prompt" in chosen.reads and prompt is None:
+        raise inputs.InputError(f'{name} draws what a prompt says: give it one, such as "pink butterfly"')
+    states, size = _sampler(name, prompt, steps, guidance, negative, device, folder)
+    return _from_noise(states, start_noise(seed, count, size), steps, progress or (lambda done, total: None))
 
 
-def _from_noise(steps, seed, count, device, folder, progress) -> np.ndarray:
-    """Draw with the noise predictor: noise, then DDIM, in batches that halve when memory runs out."""
-    import torch
-
+def _sampler(name, prompt, steps, guidance, negative, device, folder) -> tuple[Callable, int]:
+    """What turns noise (B, 3, S, S) into the sampler's States, and S."""
     from course_utils import checkpoints, devices
-    from course_utils.data import to_uint8
-    from course_utils.recipes import noise_predictor as recipe
+    from course_utils.generator.samplers import ddim
+    from course_utils.recipes.catalog import find
 
     where = devices.best_device(device)
-    model = checkpoints.load("noise-predictor", recipe.model(), device=where, folder=folder)
-    xT = start_noise(seed, count, recipe.SIZE).to(where)
+    model = checkpoints.load(name, find(name).model(), device=where, folder=folder)
+    if name == "noise-predictor":
+        from course_utils.recipes.noise_predictor import PREDICTION, SCHEDULE, SIZE
+
+        return lambda xT: ddim(model, xT.to(where), SCHEDULE, steps=steps, prediction=PREDICTION), SIZE
+    from course_utils.systems.text_pixel import SIZE
+
+    return lambda xT: model.sample(xT.to(where), [prompt] * len(xT), steps, guidance, negative), SIZE
+
+
+def _from_noise(states, xT, steps, progress) -> np.ndarray:
+    """Run `states` over the noise xT (count, ...), in batches that halve when memory runs out: uint8 pictures."""
+    import torch
+
+    from course_utils import devices
+    from course_utils.data import to_uint8
+
+    def sample(part, number, parts):
+        for state in states(part):
+            progress(number * steps + state.step, parts * steps)
+        return state.xt
 
     def draw(batch: int) -> torch.Tensor:
         parts = xT.split(batch)
-        return torch.cat([_sample(model, part, recipe, steps, progress, i, len(parts)) for i, part in enumerate(parts)])
+        return torch.cat([sample(part, i, len(parts)) for i, part in enumerate(parts)])
 
-    return to_uint8(devices.halve_on_oom(draw, min(BATCH, count)))
+    return to_uint8(devices.halve_on_oom(draw, min(BATCH, len(xT))))
 
 
 def start_noise(seed: int, count: int, size: int) -> torch.Tensor:
@@ -69,15 +120,6 @@ def start_noise(seed: int, count: int, size: int) -> torch.Tensor:
 
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randn(3, size, size, generator=generator) for _ in range(count)])
-
-
-def _sample(model, xT, recipe, steps, progress, part, parts) -> torch.Tensor:
-    """Run DDIM over part number `part` of `parts`, a batch (B, 3, S, S), and return its last state."""
-    from course_utils.generator.samplers import ddim
-
-    for state in ddim(model, xT, recipe.SCHEDULE, steps=steps, prediction=recipe.PREDICTION):
-        progress(part * steps + state.step, parts * steps)
-    return state.xt
 
 
 def grid(pictures: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:

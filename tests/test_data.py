@@ -15,7 +15,7 @@ from course_utils import data
 from course_utils.data import DATA_DIR, GROUPS, STYLES, DataError, load_emoji, to_tensor, to_uint8, verify
 
 CONCEPTS = 1015
-FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json"]
+FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json"]
 
 
 def everything(size=16):
