@@ -85,9 +85,23 @@ def save(name, weights, card, dtype=torch.float16, folder=None) -> Path:
         write_atomically(path, lambda temporary: save_file(state, temporary))
         parameters = sum(v.numel() for v in state.values())
         full = {"name": name, "sha256": sha256(path), "git_commit": git_commit(), "parameters": parameters, **card}
-        text = json.dumps(full, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(path.with_suffix(".json"), lambda t: Path(t).write_text(text, encoding="utf-8"))
+        write_card(path, full)
     return path
+
+
+def write_card(path, card) -> None:
+    """Write the card of the checkpoint at `path`."""
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path.with_suffix(".json"), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def add_metrics(name, metrics, folder=None) -> None:
+    """Write measured figures, {what: number}, into the card of a checkpoint, beside those that it holds."""
+    full = card(name, folder)
+    full["metrics"] = {**full.get("metrics", {}), **metrics}
+    path = Path(folder or CHECKPOINT_DIR) / f"{name}.safetensors"
+    with locked(path):
+        write_card(path, full)
 
 
 def available(folder=None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command `course`: doctor, list, train, draw.
+"""The command `course`: doctor, list, train, draw, evaluate.
 
 Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
 can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
@@ -25,33 +25,47 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """All commands and their options."""
-    top = Parser(prog="course", description="Diffusion models from scratch: check, list, train, draw.")
+    top = Parser(prog="course", description="Diffusion models from scratch: check, list, train, draw, evaluate.")
     add = top.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser
     add("doctor", help="is this machine ready? data, checkpoints, packages, device")
     add("list", help="the recipes and the checkpoints they made")
     train = add("train", help="train a checkpoint within a budget of minutes")
-    train.add_argument("name", nargs="?", metavar="NAME", help="a recipe, see `course list`")
-    train.add_argument("--all", action="store_true", help="share the minutes among all recipes")
-    train.add_argument("--minutes", type=float, required=True, help="wall-clock budget, resumed parts included")
-    train.add_argument("--resume", action="store_true", help="go on where the run in --run-dir stopped")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
-    train.add_argument("--replace", action="store_true", help="replace a shipped checkpoint that was trained longer")
+    train_options(train)
     draw = add("draw", help="draw pictures with a checkpoint",
                epilog="systems: " + "; ".join(f"{name}: {system.summary}" for name, system in SYSTEMS.items()))
     draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw, in quotes, in English or Chinese")
     draw.add_argument("--system", help=f"{' or '.join(SYSTEMS)} (default: text-pixel if there is a prompt)")
     draw.add_argument("--negative", metavar="PROMPT", help="what to stay away from, in quotes")
-    draw.add_argument("--steps", type=int, help="1 to 1000 (default: the system's own)")
-    draw.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures (default: 0)")
     draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
-    draw.add_argument("--guidance", type=float,
-                      help="0 to 20: how closely to follow the prompt, 1 = off (default: the system's own)")
     draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
-    draw.add_argument("--from", dest="folder", help="folder of the checkpoint (default: the shipped ones)")
-    for command in (train, draw):
+    evaluate = add("evaluate", help="let the evaluator judge what a system draws for the fixed prompts")
+    evaluate.add_argument("system", nargs="?", default="text-pixel", metavar="SYSTEM", help="default: text-pixel")
+    evaluate.add_argument("--prompts", type=int, default=100, help="1 to 400 a language (default: 100)")
+    evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
+    for command in (draw, evaluate):
+        sampling_options(command)
+    for command in (train, draw, evaluate):
+        command.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
         command.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
     return top
+
+
+def train_options(train: Parser) -> None:
+    """Add what training can be told."""
+    train.add_argument("name", nargs="?", metavar="NAME", help="a recipe, see `course list`")
+    train.add_argument("--all", action="store_true", help="share the minutes among all recipes")
+    train.add_argument("--minutes", type=float, required=True, help="wall-clock budget, resumed parts included")
+    train.add_argument("--resume", action="store_true", help="go on where the run in --run-dir stopped")
+    train.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
+    train.add_argument("--replace", action="store_true", help="replace a shipped checkpoint that was trained longer")
+
+
+def sampling_options(command: Parser) -> None:
+    """Add what every command that draws can be told."""
+    command.add_argument("--steps", type=int, help="1 to 1000 (default: the system's own)")
+    command.add_argument("--guidance", type=float,
+                         help="0 to 20: how closely to follow the prompt, 1 = off (default: the system's own)")
+    command.add_argument("--from", dest="folder", help="folder of the checkpoint (default: the shipped ones)")
 
 
 def explain(error: Exception) -> str | None:
@@ -73,7 +87,8 @@ def explain(error: Exception) -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 the doctor misses something, 2 wrong input, 130 Ctrl-C."""
-    actions = {"doctor": commands.doctor, "list": commands.list_all, "train": commands.train, "draw": commands.draw}
+    actions = {"doctor": commands.doctor, "list": commands.list_all, "train": commands.train, "draw": commands.draw,
+               "evaluate": commands.evaluate}
     try:
         args = parser().parse_args(argv)
         return actions[args.command](args)

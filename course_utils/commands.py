@@ -168,6 +168,22 @@ def draw(args: argparse.Namespace) -> int:
     return 0
 
 
+def evaluate(args: argparse.Namespace) -> int:
+    """Print what the evaluator says of a system's pictures; --write keeps it in the checkpoint's card."""
+    inputs.whole_number("prompts", args.prompts, inputs.PROMPTS)
+    from course_utils import checkpoints, drawing, evaluation
+
+    reading = [name for name, system in drawing.SYSTEMS.items() if "prompt" in system.reads]
+    inputs.one_of("system that reads prompts", args.system, reading)
+    rows = evaluation.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
+                               args.folder, progress=show_progress())
+    print(evaluation.table(rows))
+    if args.write:
+        metrics = {f"{row}: {key}": round(share, 3) for row, shares in rows.items() for key, share in shares.items()}
+        checkpoints.add_metrics(args.system, metrics, args.folder)
+    return 0
+
+
 def show_progress():
     """A progress(done, total) that draws a bar on a terminal, and nothing elsewhere."""
     from tqdm import tqdm

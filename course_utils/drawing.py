@@ -74,44 +74,50 @@ def draw_pictures(system: str | None = None, prompt: str | None = None, steps: i
     prompt, negative = (text if text is None else inputs.prompt_text(text) for text in (prompt, negative))
     if "prompt" in chosen.reads and prompt is None:
         raise inputs.InputError(f'{name} draws what a prompt says: give it one, such as "pink butterfly"')
-    states, size = _sampler(name, prompt, steps, guidance, negative, device, folder)
-    return _from_noise(states, start_noise(seed, count, size), steps, progress or (lambda done, total: None))
+    return draw_prompts(name, [prompt] * count, steps, seed, guidance, negative, device, folder, progress)
 
 
-def _sampler(name, prompt, steps, guidance, negative, device, folder) -> tuple[Callable, int]:
-    """What turns noise (B, 3, S, S) into the sampler's States, and S."""
-    from course_utils import checkpoints, devices
-    from course_utils.generator.samplers import ddim
-    from course_utils.recipes.catalog import find
-
-    where = devices.best_device(device)
-    model = checkpoints.load(name, find(name).model(), device=where, folder=folder)
-    if name == "noise-predictor":
-        from course_utils.recipes.noise_predictor import PREDICTION, SCHEDULE, SIZE
-
-        return lambda xT: ddim(model, xT.to(where), SCHEDULE, steps=steps, prediction=PREDICTION), SIZE
-    from course_utils.systems.text_pixel import SIZE
-
-    return lambda xT: model.sample(xT.to(where), [prompt] * len(xT), steps, guidance, negative), SIZE
-
-
-def _from_noise(states, xT, steps, progress) -> np.ndarray:
-    """Run `states` over the noise xT (count, ...), in batches that halve when memory runs out: uint8 pictures."""
+def draw_prompts(system: str, prompts: list, steps: int, seed: int = 0, guidance: float = 1.0,
+                 negative: str | None = None, device: str | None = None, folder: str | Path | None = None,
+                 progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    """Draw a picture for each prompt, uint8 (N, H, W, 3), the i-th from the seed's i-th noise; see `draw_pictures`."""
     import torch
 
     from course_utils import devices
     from course_utils.data import to_uint8
 
-    def sample(part, number, parts):
-        for state in states(part):
-            progress(number * steps + state.step, parts * steps)
-        return state.xt
+    where, report = devices.best_device(device), progress or (lambda done, total: None)
+    sample, size = open_system(system, where, folder)
+    xT = start_noise(seed, len(prompts), size).to(where)
 
     def draw(batch: int) -> torch.Tensor:
-        parts = xT.split(batch)
-        return torch.cat([sample(part, i, len(parts)) for i, part in enumerate(parts)])
+        starts, done = range(0, len(prompts), batch), []
+        for number, i in enumerate(starts):
+            for state in sample(xT[i:i + batch], prompts[i:i + batch], steps, guidance, negative):
+                report(number * steps + state.step, len(starts) * steps)
+            done.append(state.xt)
+        return torch.cat(done)
 
-    return to_uint8(devices.halve_on_oom(draw, min(BATCH, len(xT))))
+    return to_uint8(devices.halve_on_oom(draw, min(BATCH, len(prompts))))
+
+
+def open_system(name: str, device: torch.device, folder: str | Path | None = None) -> tuple[Callable, int]:
+    """Load a system: sample(xT, prompts, steps, guidance, negative), which yields States, and its pictures' side."""
+    from course_utils import checkpoints
+    from course_utils.generator.samplers import ddim
+    from course_utils.recipes.catalog import find
+
+    model = checkpoints.load(name, find(name).model(), device=device, folder=folder)
+    if name == "text-pixel":
+        from course_utils.systems.text_pixel import SIZE
+
+        return model.sample, SIZE
+    from course_utils.recipes.noise_predictor import PREDICTION, SCHEDULE, SIZE
+
+    def sample(xT, prompts, steps, guidance, negative):
+        return ddim(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION)
+
+    return sample, SIZE
 
 
 def start_noise(seed: int, count: int, size: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ COUNT = (1, 64)  # pictures at a time: more do not fit a screen
 GUIDANCE = (0.0, 20.0)  # beyond, pictures only burn out
 SEED = (0, 2**32 - 1)
 MINUTES = (0.0, 10_080.0)  # a week
+PROMPTS = (1, 400)  # to be measured on: more take minutes and change little
 PROMPT_LENGTH = 1000  # characters; text encoders read 77 tokens at most
 PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -21,6 +21,23 @@ def tokenize(texts: list[str]):
     return encode(open_tokenizer(tokenizer_file()), texts)
 
 
+class Listening(Patched):
+    """A patched U-Net that also adds the whole text's vector to the step, so that every block hears what to draw.
+
+    The vector is that of the last token shown, which has seen all others; cross-attention still reads them one by one.
+    As in Imagen, section 2.4 (there from all tokens, pooled). Built in notebook 04.
+    """
+
+    def __init__(self, unet, patch=2):
+        super().__init__(unet, patch)
+        nn.init.zeros_(unet.add_embedding.image_norm.weight)  # begins silent: it may only ever help
+
+    def forward(self, x, t, context, context_mask):
+        last = context_mask.sum(dim=1) - 1
+        text = context[torch.arange(len(last), device=last.device), last]  # (B, D)
+        return super().forward(x, t, context=context, context_mask=context_mask, added=text)
+
+
 class TextPixel(nn.Module):
     """A text encoder and the U-Net that listens to it, trained together. Built in notebook 04."""
 
@@ -29,9 +46,9 @@ class TextPixel(nn.Module):
         self.text_encoder = CLIPTextModel(VOCAB_SIZE, MAX_TOKENS, dim=128, num_layers=3, num_heads=4)
         unet = UNet(
             12, 12, channels=(32, 64, 160), num_res_blocks=1, attention=(False, True, False),
-            num_heads=4, groups=8, context_dim=128,
+            num_heads=4, groups=8, context_dim=128, added_dim=128,
         )  # fmt: skip
-        self.unet = Patched(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
+        self.unet = Listening(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
     def read(self, prompts: list[str]):
         """Return the context (B, L, 128) and its mask (B, L) of some prompts."""
