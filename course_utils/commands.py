@@ -41,7 +41,9 @@ def list_all(args: argparse.Namespace) -> int:
         print(f"    {card.get('steps', 0):,} steps, {card.get('minutes', 0):g} minutes on "
               f"{card.get('hardware', 'unknown hardware')}, {size:.1f} MB")
         for metric, value in card.get("metrics", {}).items():
-            print(f"    {metric}: {value:.4g}" if isinstance(value, float) else f"    {metric}: {value}")
+            many = isinstance(value, dict)  # shares that the evaluator found right
+            value = ", ".join(f"{key} {share:.0%}" for key, share in value.items()) if many else f"{value:.4g}"
+            print(f"    {metric}: {value}")
     return 0
 
 
@@ -169,18 +171,20 @@ def draw(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Print what the evaluator says of a system's pictures; --write keeps it in the checkpoint's card."""
+    """Print what the evaluator says of a system's pictures, or of real ones; --write keeps it in the card."""
     inputs.whole_number("prompts", args.prompts, inputs.PROMPTS)
     from course_utils import checkpoints, drawing, evaluation
 
     reading = [name for name, system in drawing.SYSTEMS.items() if "prompt" in system.reads]
-    inputs.one_of("system that reads prompts", args.system, reading)
-    rows = evaluation.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
-                               args.folder, progress=show_progress())
+    if inputs.one_of("system to evaluate", args.system, [*reading, "evaluator"]) == "evaluator":
+        rows = evaluation.evaluate_evaluator(folder=args.folder)
+    else:
+        rows = evaluation.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
+                                   args.folder, progress=show_progress())
     print(evaluation.table(rows))
     if args.write:
-        metrics = {f"{row}: {key}": round(share, 3) for row, shares in rows.items() for key, share in shares.items()}
-        checkpoints.add_metrics(args.system, metrics, args.folder)
+        shares = {row: {key: round(share, 3) for key, share in of.items()} for row, of in rows.items()}
+        checkpoints.add_metrics(args.system, shares, args.folder)
     return 0
 
 

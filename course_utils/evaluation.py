@@ -51,6 +51,13 @@ def evaluate(system: str = "text-pixel", n: int = 100, steps: int | None = None,
     return rows
 
 
+def evaluate_evaluator(n: int = 2000, folder: str | Path | None = None) -> dict[str, dict[str, float]]:
+    """Let the evaluator judge n real pictures a row, held out and trained on, at two sizes; as `evaluate`."""
+    evaluator = load_evaluator(folder=folder)
+    return {f"{name}, {size} px": held_out_accuracy(evaluator, size, n, split=split)
+            for name, split in (("held out", "test"), ("trained on", "train")) for size in (64, 32)}
+
+
 def table(rows: dict[str, dict[str, float]]) -> str:
     """The rows of `evaluate` as text, shares in per cent."""
     width = max(map(len, rows))

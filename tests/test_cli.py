@@ -111,8 +111,8 @@ def test_draw_writes_a_grid_and_a_seed_repeats_it(workshop, tmp_path):
 
 
 def test_a_prompt_is_answered_with_one_sentence(workshop, tmp_path):
-    result = course("draw", "pink butterfly", "--system", "noise-predictor", "--steps", 1, "--count", 1, "--out", tmp_path / "a.png",
-                    data=workshop / "data")
+    result = course("draw", "pink butterfly", "--system", "noise-predictor", "--steps", 1, "--count", 1,
+                    "--out", tmp_path / "a.png", data=workshop / "data")
     assert result.returncode == 0 and "takes no prompt" in result.stderr and (tmp_path / "a.png").is_file()
 
 

@@ -71,14 +71,15 @@ def min_snr_weight(t, schedule, prediction="eps", gamma=5.0):
     return snr.clamp(max=gamma) / divisor[prediction]
 
 
-def diffusion_loss(model, x0, schedule, prediction="eps", generator=None, weight=None, **conditions):
+def diffusion_loss(model, x0, schedule, prediction="eps", generator=None, weight=None, t=None, **conditions):
     """Draw a step and a noise for every picture, let the network predict, return the mean squared error.
 
     model(xt, t, **conditions) -> like x0; x0: (B, ...) in [-1, 1]; generator: a CPU one, so that a seed means
-    the same on every device; weight: None or a function of t giving (B,). Returns a scalar.
-    DDPM, algorithm 1 and eq. 14. Built in notebook 02.
+    the same on every device; weight: None or a function of t giving (B,); t: the steps (B,), None draws all alike.
+    Returns a scalar. DDPM, algorithm 1 and eq. 14. Built in notebook 02.
     """
-    t = torch.randint(schedule.num_steps, (len(x0),), generator=generator).to(x0.device)
+    t = torch.randint(schedule.num_steps, (len(x0),), generator=generator) if t is None else t
+    t = t.to(x0.device)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     pred = model(add_noise(x0, eps, t, schedule), t, **conditions)
     error = F.mse_loss(pred.float(), target(prediction, x0, eps, t, schedule), reduction="none").flatten(1).mean(1)

@@ -873,8 +873,9 @@ plt.show()
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/objectives.py
-def diffusion_loss(model, x0, schedule, prediction="eps", generator=None, weight=None, **conditions):
-    t = torch.randint(schedule.num_steps, (len(x0),), generator=generator).to(x0.device)
+def diffusion_loss(model, x0, schedule, prediction="eps", generator=None, weight=None, t=None, **conditions):
+    t = torch.randint(schedule.num_steps, (len(x0),), generator=generator) if t is None else t
+    t = t.to(x0.device)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     pred = model(add_noise(x0, eps, t, schedule), t, **conditions)
     error = F.mse_loss(pred.float(), target(prediction, x0, eps, t, schedule), reduction="none").flatten(1).mean(1)

@@ -1,0 +1,114 @@
+"""The evaluator: one small classifier that says what a picture shows, and so measures every generator of the course.
+
+    picture -> 64 x 64 -> [stem] -> [blocks] -> features -> concept, style, color, background
+
+It has seen real pictures with their compositions, and no generator is ever trained on what it says.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_utils import checkpoints
+from course_utils.compose import BACKGROUNDS, WORDS_ZH
+from course_utils.data import STYLES, load_emoji
+from course_utils.layers import Downsample2D, ResnetBlock2D
+
+NUM_CONCEPTS = 1015  # of all the data; `class_names` has them by name
+SIDE = 64  # pixels a side at which pictures are judged, whatever their size
+ATTRIBUTES = ("concept", "style", "color", "background")
+
+
+class Answers(NamedTuple):
+    """What the evaluator says of B pictures: logits over each attribute's classes, and the features beneath them."""
+
+    concept: torch.Tensor  # (B, 1015)
+    style: torch.Tensor  # (B, 4)
+    color: torch.Tensor  # (B, 11)
+    background: torch.Tensor  # (B, 12)
+    features: torch.Tensor  # (B, F)
+
+
+def resize(x, side) -> torch.Tensor:
+    """Return pictures (B, C, H, W) at side x side pixels, smoothed before they are shrunk."""
+    same = x.shape[-2:] == (side, side)
+    return x if same else F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+
+
+class Standardized(nn.Module):
+    """Batch normalization without gain: features (B, F) to mean 0 and variance 1 over the training pictures.
+
+    Mean and variance are parameters, so that they are averaged like all other weights. Ioffe & Szegedy 2015, alg. 1.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(width), requires_grad=False)
+        self.var = nn.Parameter(torch.ones(width), requires_grad=False)
+
+    def forward(self, h):
+        return F.batch_norm(h, self.mean, self.var, training=self.training, momentum=0.01)
+
+
+class Evaluator(nn.Module):
+    """A residual network with four linear heads. He et al. 2016, section 3.3, with GroupNorm.
+
+    forward(x (B, 3, H, W) in [-1, 1], H and W from 16 to 256) -> Answers.
+    """
+
+    def __init__(self, widths=(32, 64, 128, 192), blocks=(0, 1, 1, 1), num_concepts=NUM_CONCEPTS, dropout=0.2):
+        super().__init__()
+        first = nn.Conv2d(12, widths[0], 3, padding=1)  # sees 2 x 2 pixels folded into channels: half the side
+        self.stem = nn.Sequential(first, nn.GroupNorm(8, widths[0]), nn.SiLU())
+        stages, before = [], widths[0]
+        for i, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            stages += [Downsample2D(before)] if i else []
+            stages += [ResnetBlock2D(width if j else before, width, groups=8) for j in range(count)]
+            before = width
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.GroupNorm(8, before)
+        self.standardized = Standardized(before)  # what all pictures share would drown what tells them apart
+        self.dropout = nn.Dropout(dropout)  # for the concept alone: three pictures each are soon learnt by heart
+        self.concept = nn.Linear(before, num_concepts)
+        self.style = nn.Linear(before, len(STYLES))
+        self.color = nn.Linear(before, len(WORDS_ZH))
+        self.background = nn.Linear(before, len(BACKGROUNDS))
+
+    def features(self, x):
+        """Return what the heads read, (B, F): the picture's place in the space where distances are measured."""
+        h = self.stages(self.stem(F.pixel_unshuffle(resize(x, SIDE), 2)))  # (B, 12, 32, 32) -> (B, F, 4, 4)
+        return self.standardized(F.silu(self.norm(h)).mean(dim=(2, 3)))  # (B, F)
+
+    def forward(self, x):
+        h = self.features(x)
+        return Answers(self.concept(self.dropout(h)), self.style(h), self.color(h), self.background(h), h)
+
+
+@lru_cache(maxsize=1)
+def class_names() -> dict[str, tuple[str, ...]]:
+    """Return {"concept", "style", "color", "background"} -> the words, in the order of the logits."""
+    concepts = sorted(set(load_emoji(64, styles="noto", split="all").column("concept")))
+    return {"concept": tuple(concepts), "style": STYLES, "color": tuple(WORDS_ZH), "background": BACKGROUNDS}
+
+
+def class_numbers(attribute, words) -> torch.Tensor:
+    """Return the class numbers (n,) of n words of an attribute; None becomes -100, which cross entropy passes over.
+
+    Raises ValueError for a word that is no class.
+    """
+    number = {word: i for i, word in enumerate(class_names()[attribute])} | {None: -100}
+    unknown = [word for word in words if word not in number]
+    if unknown:
+        raise ValueError(f"the evaluator knows no {attribute} {unknown[0]!r}")
+    return torch.tensor([number[word] for word in words], dtype=torch.long)
+
+
+def load_evaluator(device=None, folder=None) -> Evaluator:
+    """Return the trained evaluator in eval mode, on the device (None: the CPU).
+
+    Raises CheckpointError when its checkpoint is missing or damaged.
+    """
+    return checkpoints.load("evaluator", Evaluator(), device, folder).requires_grad_(False)

@@ -1,0 +1,108 @@
+"""The prompts every system of the course is measured on: always the same, so that their numbers compare.
+
+`fixed_prompts` asks for what training has shown, `held_out_prompts` for colours it never showed on those things, and
+`matched_seen_prompts` for their nearest relatives that it did show: the difference is composition.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from course_utils.compose import BACKGROUNDS, LANGUAGES, Composer, caption
+from course_utils.data import GROUPS, STYLES, DataError, load_emoji, load_splits
+
+TRAINING_STYLES = STYLES[:3]  # "3d" waits for fine-tuning
+
+
+class Prompt(NamedTuple):
+    """A caption as the Composer words it, with the four things it asks for; color None: it does not say."""
+
+    text: str
+    concept: str
+    style: str
+    color: str | None
+    background: str
+
+
+@lru_cache(maxsize=1)
+def _composer() -> Composer:
+    """What composes the training pictures: it knows which colours it paints and states."""
+    return Composer(load_emoji(32, styles=TRAINING_STYLES))  # 32: the size most notebooks have loaded anyway
+
+
+def _prompts(rows, language) -> list[Prompt]:
+    """Word rows of (meta, color, background) in a language."""
+    if language not in LANGUAGES:
+        raise DataError(f"Unknown language {language!r}: choose from {', '.join(LANGUAGES)}.")
+    return [Prompt(caption(meta, color, background, language), meta["concept"], meta["style"], color, background)
+            for meta, color, background in rows]  # fmt: skip
+
+
+def _background(rng) -> str:
+    """White in half of all draws, as in training; else any other, all alike."""
+    return BACKGROUNDS[rng.integers(1, len(BACKGROUNDS))] if rng.random() < 0.5 else "white"
+
+
+def fixed_prompts(language="en", n=100, seed=2024, concepts=None) -> list[Prompt]:
+    """Return n prompts for training (concept, style) pairs, the same examples in "en" and "zh". Built in notebook 04.
+
+    Groups and styles take turns, so each gets its share; no concept comes twice while its group and style have others.
+    About half state a colour, one that the Composer paints or states, and half another background than white.
+    concepts: to choose from, where a system was trained on some only (None: all).
+    Raises DataError for an unknown language, n < 1 or no concept of the training pictures.
+    """
+    composer, rng, used, rows = _composer(), np.random.default_rng(seed), set(), []
+    metas = composer.emoji.meta
+    turns = [[i for i, m in enumerate(metas) if (m["style"], m["group"]) == (style, group)
+              and (concepts is None or m["concept"] in concepts)]
+             for style in TRAINING_STYLES for group in GROUPS]  # fmt: skip
+    turns = [turn for turn in turns if turn]
+    if n < 1 or not turns:
+        raise DataError(f"Ask for at least one prompt (not {n}), and for concepts that training shows.")
+    for k in range(n):
+        turn = turns[k % len(turns)]
+        fresh = [i for i in turn if metas[i]["concept"] not in used] or turn
+        index = fresh[rng.integers(len(fresh))]
+        meta, colors = metas[index], composer.colors[index] or [composer.natural[index]]
+        color = colors[rng.integers(len(colors))] if rng.random() < 0.5 else None
+        used.add(meta["concept"])
+        rows.append((meta, color, _background(rng)))
+    return _prompts(rows, language)
+
+
+@lru_cache(maxsize=1)
+def _compositions() -> tuple:
+    """For each held-out (colour, concept) pair: itself, its concept in a seen colour, its colour on another concept."""
+    composer, rng, triples = _composer(), np.random.default_rng(50), []
+    metas, held = composer.emoji.meta, load_splits()["held_out_colors"]
+    concepts = {concept for _, concept in held}
+    for color, concept in held:
+        index = next(i for i, m in enumerate(metas) if m["concept"] == concept and color in m["recolors"])
+        own, background = metas[index], _background(rng)
+        painted = [c for c in composer.colors[index] if c != own["color"]]  # painted, as the held-out colour would be
+        likes = [m for m, colors in zip(metas, composer.colors) if color in colors and m["color"] != color
+                 and m["concept"] not in concepts
+                 and (m["style"], m["group"]) == (own["style"], own["group"])]  # fmt: skip
+        other, like = painted[rng.integers(len(painted))], likes[rng.integers(len(likes))]
+        triples.append(((own, color, background), (own, other, background), (like, color, background)))
+    return tuple(triples)
+
+
+def held_out_prompts(language="en") -> list[Prompt]:
+    """Return a prompt for each (colour, concept) pair of which training never showed a picture or caption.
+
+    In the first style, mostly "noto", in which training showed the concept. Raises DataError for an unknown language.
+    """
+    return _prompts([triple[0] for triple in _compositions()], language)
+
+
+def matched_seen_prompts(language="en", keep="concept") -> list[Prompt]:
+    """Return a seen relative of each held-out prompt, in its order, with the same style and background.
+
+    keep "concept": the same concept in another colour, which training paints it in; "color": the same colour on another
+    concept of its group. Raises DataError for an unknown language or keep.
+    """
+    if keep not in ("concept", "color"):
+        raise DataError(f"Keep the concept or the color, not {keep!r}.")
+    return _prompts([triple[1 if keep == "concept" else 2] for triple in _compositions()], language)
