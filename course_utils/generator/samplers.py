@@ -47,6 +47,18 @@ def timesteps(steps, num_train_steps=1000, spacing="leading", offset=0):
     return table.long().flip(0)
 
 
+def solver_timesteps(steps, num_train_steps=1000, spacing="trailing"):
+    """As `timesteps`, without a visit at t = 0: a solver's last step goes from the last entry to the clean picture.
+
+    At t = 0 hardly any noise is left, so a call of the network there would buy nothing. Returns (S,) long.
+    Lu et al. 2022b, algorithm 2, as in diffusers. Built in notebook 03.
+    """
+    table = timesteps(steps, num_train_steps, spacing)
+    if spacing == "trailing" or steps == num_train_steps:  # it ends before 0 anyway, or there is no entry to spare
+        return table
+    return timesteps(steps + 1, num_train_steps, spacing)[:-1]
+
+
 def pairs(table):
     """Yield (t, the t that follows) along a table of steps; after the last comes -1, the clean picture."""
     table = table.tolist()
@@ -119,6 +131,33 @@ def ddim(
         xt = alpha_bar_next**0.5 * x0 + (1 - alpha_bar_next - sigma**2) ** 0.5 * eps
         if eta > 0:
             xt = xt + sigma * noise_like(xt, generator)
+        yield State(step, t, xt, x0)
+
+
+@torch.no_grad()
+def dpmpp_2m(
+    model, xT, schedule, steps=20, prediction="eps", generator=None, clip=True, spacing="trailing",
+) -> Iterator[State]:  # fmt: skip
+    """Walk back like DDIM, along a picture that two predictions in a row foretell: DPM-Solver++ (2M).
+
+    xT: noise (B, ...); steps: how many of the T to visit; clip: keep x0 in [-1, 1]; spacing: "trailing" starts at the
+    noise that xT is; generator: not used, no fresh noise enters. Lu et al. 2022b, eq. 8 and algorithm 2, midpoint,
+    first and last step of first order. Built in notebook 03.
+    """
+    xt, x0_before, h_before = xT, None, None
+    for step, (t, t_next) in enumerate(pairs(solver_timesteps(steps, schedule.num_steps, spacing)), start=1):
+        alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
+        ts = torch.full((len(xt),), t, device=xt.device)
+        x0 = to_x0(model(xt, ts), xt, ts, schedule, prediction)
+        x0 = x0.clamp(-1, 1) if clip else x0
+        ahead = x0
+        if t_next >= 0:
+            h = float(schedule.log_snr[t_next] - schedule.log_snr[t]) / 2  # the clock that makes the steps even
+            if x0_before is not None:
+                ahead = x0 + h / (2 * h_before) * (x0 - x0_before)  # where x0 will be half a step from here
+            x0_before, h_before = x0, h
+        shrink = ((1 - alpha_bar_next) / (1 - alpha_bar)) ** 0.5
+        xt = shrink * xt + (alpha_bar_next**0.5 - shrink * alpha_bar**0.5) * ahead
         yield State(step, t, xt, x0)
 
 

@@ -106,10 +106,10 @@ def drawn(prompt, system, steps, guidance, seed):
 widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=20, seed=7)
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# The prompt asks for a pink butterfly under a blue sky, on grass. **text-pixel** has learned animals, plants, food,
-# vehicles and sports in both languages, at 32 pixels; it never saw a *pink* butterfly, so it has to put two words
-# together. Notebook 04 builds it, and measures how often it succeeds. The other system, **noise-predictor**, reads
-# nothing: choose it, and the fields *prompt* and *guidance* turn grey. The library says in words what it cannot follow:
+# The prompt asks for a pink butterfly under a blue sky, on grass. **text-pixel** has learned 64 things in both
+# languages, at 32 pixels; it never saw a *pink* butterfly, so it has to put two words together. Notebook 04 builds it,
+# and measures how often it succeeds. The other system, **noise-predictor**, reads nothing: choose it, and the fields
+# *prompt* and *guidance* turn grey. The library says in words what it cannot follow:
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
