@@ -57,6 +57,7 @@ def train_options(train: Parser) -> None:
     train.add_argument("--all", action="store_true", help="share the minutes among all recipes")
     train.add_argument("--minutes", type=float, required=True, help="wall-clock budget, resumed parts included")
     train.add_argument("--resume", action="store_true", help="go on where the run in --run-dir stopped")
+    train.add_argument("--continue", dest="warm", action="store_true", help="begin with the shipped weights")
     train.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
     train.add_argument("--replace", action="store_true", help="replace a shipped checkpoint that was trained longer")
 

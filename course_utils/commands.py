@@ -74,7 +74,8 @@ def run(recipe, minutes: float, device, args: argparse.Namespace) -> None:
     main_process = os.environ.get("RANK", "0") == "0"  # `accelerate launch` starts several
     where = run_file(args.run_dir, recipe.name)
     resume = args.resume and (where.exists() or not args.all)  # --all: some recipes may not have begun
-    steps = train_steps(recipe, minutes, seed=args.seed, resume=resume, run_dir=args.run_dir, device=device)
+    weights = shipped_weights(recipe) if args.warm else None
+    steps = train_steps(recipe, minutes, args.seed, resume, args.run_dir, device, weights=weights)
     bar = tqdm(total=round(60 * minutes), desc=recipe.name, disable=not main_process,
                bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
     try:
@@ -88,6 +89,13 @@ def run(recipe, minutes: float, device, args: argparse.Namespace) -> None:
         raise inputs.InputError(f"the run of {recipe.name!r} has used its {minutes:g} minutes: give it more to go on")
     if main_process:
         keep(recipe, state, device, args)
+
+
+def shipped_weights(recipe) -> dict:
+    """The weights of a recipe's shipped checkpoint, to train on from there."""
+    from course_utils import checkpoints
+
+    return checkpoints.load(recipe.name, recipe.model()).state_dict()
 
 
 @contextlib.contextmanager
@@ -138,7 +146,9 @@ def keep(recipe, state, device, args: argparse.Namespace) -> None:
             "minutes": round(state.seconds / 60, 2), "hardware": devices.describe(device),
             "metrics": {"training_loss": round(state.loss, 5)}}
     older = checkpoints.card(recipe.name) if recipe.name in checkpoints.available() else {}
-    longer = older.get("steps", 0) > state.step and not args.replace
+    if args.warm:  # the card tells of all the training that is in the weights
+        card |= {key: round(older[key] + card[key], 2) for key in ("steps", "pictures", "minutes")}
+    longer = older.get("steps", 0) > card["steps"] and not args.replace
     path = checkpoints.save(recipe.name, state.ema, card, folder=args.run_dir if longer else None)
     print(f"{recipe.name}: {state.step:,} steps, {card['minutes']:g} minutes, loss {state.loss:.4f}: {path}")
     if longer:

@@ -115,11 +115,14 @@ def train_step(accelerator, recipe, model, optimizer, generator, batch_size):
 class Run:
     """A network in training with all that belongs to it: what `train` steps, saves and resumes."""
 
-    def __init__(self, recipe, seed, device, path):
+    def __init__(self, recipe, seed, device, path, weights=None):
         self.recipe, self.seed, self.path = recipe, seed, path
         self.accelerator = start(device)
         torch.manual_seed(seed)
-        self.network = recipe.model().to(self.accelerator.device)
+        self.network = recipe.model()
+        if weights is not None:
+            self.network.load_state_dict(weights)
+        self.network.to(self.accelerator.device)
         self.ema = EMA(self.network, recipe.ema_decay)
         self.batch_size = recipe.batch_size
         self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0}
@@ -162,17 +165,20 @@ class Run:
         return seen
 
 
-def train(recipe, minutes, seed=0, resume=False, run_dir=None, device=None, save_every=30.0) -> Iterator[TrainState]:
+def train(
+    recipe, minutes, seed=0, resume=False, run_dir=None, device=None, save_every=30.0, weights=None,
+) -> Iterator[TrainState]:  # fmt: skip
     """Train a recipe for some minutes of wall-clock time and yield a TrainState after every step.
 
     minutes: the whole budget, what a resumed run has used already included; run_dir: where the run is saved every
-    save_every seconds and at the end, also after Ctrl-C (None: nowhere). Raises ValueError for minutes <= 0,
+    save_every seconds and at the end, also after Ctrl-C (None: nowhere); weights: a state dict to begin with (None:
+    random). Raises ValueError for minutes <= 0,
     CheckpointError when there is nothing whole to resume, or when the disk is full. Built in notebook 02.
     """
     if not minutes > 0:
         raise ValueError(f"minutes must be more than 0, not {minutes!r}")
     path = Path(run_dir) / f"{recipe.name}.run.safetensors" if run_dir else None
-    run = Run(recipe, seed, best_device() if device is None else torch.device(device), path)
+    run = Run(recipe, seed, best_device() if device is None else torch.device(device), path, weights)
     if resume:
         run.resume()
     run.prepare()

@@ -75,6 +75,15 @@ def test_a_run_goes_on_and_never_replaces_a_better_checkpoint(workshop, tmp_path
     assert spent.returncode == 2 and "give it more" in spent.stderr
 
 
+def test_training_goes_on_from_shipped_weights_and_the_card_adds_up(workshop, tmp_path):
+    before = json.loads((workshop / "data/checkpoints/noise-predictor.json").read_text())
+    more = course(*TRAIN, "--minutes", "0.03", "--continue", "--run-dir", tmp_path, data=workshop / "data")
+    assert more.returncode == 0, more.stderr
+    after = json.loads((workshop / "data/checkpoints/noise-predictor.json").read_text())
+    assert after["steps"] > before["steps"] and after["minutes"] > before["minutes"]
+    assert after["sha256"] != before["sha256"]
+
+
 def test_ctrl_c_says_what_was_saved_and_how_to_go_on(workshop, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "COURSE_DATA": str(workshop / "data")}
     command = [sys.executable, "-m", "course_utils.cli", *TRAIN, "--minutes", "5", "--run-dir", str(tmp_path)]

@@ -199,6 +199,14 @@ def test_minutes_must_be_positive(minutes):
         next(train(tiny(), minutes, device="cpu"))
 
 
+def test_training_can_begin_with_given_weights():
+    trained = train_until(5, tiny()).model.state_dict()
+    first = next(train(tiny(), 1, seed=3, device="cpu", weights=trained)).ema.state_dict()  # one step at the full rate
+    moved = sum(float((first[k] - trained[k]).abs().sum()) for k in trained)
+    fresh = next(train(tiny(), 1, seed=3, device="cpu")).ema.state_dict()
+    assert 0 < moved < 0.5 * sum(float((fresh[k] - trained[k]).abs().sum()) for k in trained)
+
+
 def test_same_seed_same_run():
     def weights(seed):
         state = train_until(5, tiny(), seed=seed)
