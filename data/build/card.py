@@ -11,7 +11,7 @@ DATA = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    for name in ("emoji_64.parquet", "emoji_256.parquet", "scenes_256.parquet", "splits.json"):
+    for name in ("emoji_64.parquet", "emoji_256.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json"):
         print(f"{name:20} {(DATA / name).stat().st_size / 1e6:6.2f} MB")
     rows = pq.read_table(DATA / "emoji_64.parquet").drop_columns(["image"]).to_pylist()
     large = pq.read_table(DATA / "emoji_256.parquet").drop_columns(["image"]).to_pylist()
