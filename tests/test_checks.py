@@ -166,6 +166,127 @@ WRONG = [
 ]
 
 
+# ------------------------------------------------------------------ notebook 03
+def trailing(steps, total, end=1, cut=False):
+    x = total - torch.arange(steps).double() * total / steps
+    return (x if cut else x.round()).long() - end
+
+
+def step_posterior(x0, xt, at, s, root=0.5):
+    a = at / s
+    return (s**root * (1 - a) * x0 + a**root * (1 - s) * xt) / (1 - at), (1 - s) * (1 - a) / (1 - at)
+
+
+def ddim_step(xt, e, at, s, eta, z, give=1):
+    sigma = eta * ((1 - s) / (1 - at) * (1 - at / s)).sqrt()
+    x0 = (xt - (1 - at).sqrt() * e) / at.sqrt()
+    return s.sqrt() * x0 + (1 - s - give * sigma**2).sqrt() * e + sigma * z
+
+
+def ahead(x0, before, l0, l1, l2, share=2.0):
+    return x0 + (l2 - l1) / (share * (l1 - l0)) * (x0 - before)
+
+
+def turn(a, b, u, dim=1):
+    angle = torch.acos((a * b).sum(dim, True) / a.norm(dim=dim, keepdim=True) / b.norm(dim=dim, keepdim=True))
+    return (torch.sin((1 - u) * angle) * a + torch.sin(u * angle) * b) / torch.sin(angle)
+
+
+SOLUTIONS |= {"03-spacing": trailing, "03-posterior": step_posterior, "03-ddim": ddim_step, "03-multistep": ahead,
+              "03-slerp": turn}
+WRONG += [
+    ("03-spacing", lambda s, n: (torch.arange(s) * (n // s)).flip(0), "leading"),
+    ("03-spacing", lambda s, n: trailing(s, n).flip(0), "from noise down"),
+    ("03-spacing", lambda s, n: trailing(s, n, end=0), "one too large"),
+    ("03-spacing", lambda s, n: trailing(s, n, cut=True), "cut off"),
+    ("03-spacing", lambda s, n: torch.linspace(n - 1, 0, s).round().long(), "linspace"),
+    ("03-spacing", lambda s, n: trailing(s, n).float(), "float32"),
+    ("03-spacing", lambda s, n: trailing(s, n).tolist(), "list"),
+    ("03-posterior", lambda x0, xt, at, s: (step_posterior(x0, xt, at, s)[0], 1 - at / s), "step forward"),
+    ("03-posterior", lambda *a: (step_posterior(*a)[0], step_posterior(*a)[1].sqrt()), "as a spread"),
+    ("03-posterior", lambda x0, xt, at, s: step_posterior(xt, x0, at, s), "exchanged"),
+    ("03-posterior", lambda *a: step_posterior(*a, root=1), "square roots"),
+    ("03-posterior", lambda *a: step_posterior(*a)[0], "2 things"),
+    ("03-ddim", lambda *a: ddim_step(*a, give=0), "does not give way"),
+    ("03-ddim", lambda xt, e, at, s, eta, z: ddim_step(xt, e, at, s, 1.0, z), "eta is not used"),
+    ("03-ddim", lambda xt, e, at, s, eta, z: ddim_step(xt, e, at, s, eta, 0 * z), "fresh noise is missing"),
+    ("03-ddim", lambda xt, e, at, s, eta, z: (xt - (1 - at).sqrt() * e) / at.sqrt(), "mix it with noise again"),
+    ("03-ddim", lambda xt, e, at, s, eta, z: ddim_step(xt, e, at, s, eta, torch.randn_like(z)), "random"),
+    ("03-multistep", lambda *a: ahead(*a, share=1.0), "2 is missing"),
+    ("03-multistep", lambda *a: ahead(*a, share=-2.0), "sign"),
+    ("03-multistep", lambda x0, b, l0, l1, l2: x0 + (x0 - b) / 2, "equally long"),
+    ("03-multistep", lambda x0, b, l0, l1, l2: ahead(x0, b, l0, l1, l2) - x0, "not yet"),
+    ("03-slerp", lambda a, b, u: torch.lerp(a, b, u), "straight line"),
+    ("03-slerp", lambda a, b, u: turn(b, a, u), "exchanged"),
+    ("03-slerp", lambda a, b, u: turn(a.flatten(), b.flatten(), u, dim=0).view_as(a), "one angle"),
+    ("03-slerp", lambda a, b, u: F.normalize(turn(a, b, u)), "length 1"),
+    ("03-slerp", lambda a, b, u: turn(a, b, u)[0], "shape"),
+]
+
+
+# ------------------------------------------------------------------ notebook 04
+def joined(ids, pair, new_id, step=2, count=99):
+    out, i = [], 0
+    while i < len(ids):
+        hit = count > 0 and tuple(ids[i:i + 2].tolist()) == tuple(pair)
+        out.append(new_id if hit else int(ids[i]))
+        i, count = i + (step if hit else 1), count - hit
+    return torch.tensor(out)
+
+
+def attend(q, k, v, mask, scale=None, dim=-1):
+    logits = q @ k.transpose(1, 2) / (scale or q.shape[-1] ** 0.5)
+    return logits.masked_fill(~mask[:, None], float("-inf")).softmax(dim) @ v
+
+
+def attend_then_mask(q, k, v, mask):
+    return (attend(q, k, torch.eye(k.shape[1]).expand(len(q), -1, -1), torch.ones_like(mask)) * mask[:, None]) @ v
+
+
+def hidden(mask, dropped):
+    first = torch.zeros_like(mask)
+    first[:, 0] = True
+    return torch.where(dropped[:, None], first, mask)
+
+
+SOLUTIONS |= {
+    "04-merge": joined,
+    "04-text-vector": lambda ids, c, end: torch.stack([c[b, row.tolist().index(end)] for b, row in enumerate(ids)]),
+    "04-cross-attention": lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m[:, None]),
+    "04-hide": hidden,
+    "04-guidance": lambda u, c, s: (1 - s) * u + s * c,
+    "04-word-map": lambda w, places, side: w[:, :, places].sum(-1).mean(0).reshape(side, side),
+}
+WRONG += [
+    ("04-merge", lambda ids, p, new: joined(ids, p, new, step=1), "one new token takes the place of two"),
+    ("04-merge", lambda ids, p, new: joined(ids, p, new, count=1), "go on to the end"),
+    ("04-merge", lambda ids, p, new: joined(ids, p[::-1], new), "shape"),
+    ("04-merge", lambda ids, p, new: joined(joined(ids, p, new), p[::-1], new), "has an order"),
+    ("04-merge", lambda ids, p, new: joined(ids, p, new).tolist(), "list"),
+    ("04-text-vector", lambda ids, c, end: c[:, -1], "padding"),
+    ("04-text-vector", lambda ids, c, end: c.mean(1), "mean"),
+    ("04-text-vector", lambda ids, c, end: c[range(len(ids)), ids.argmax(1)], "OpenAI"),
+    ("04-text-vector", lambda ids, c, end: c[ids == end], "shape"),
+    ("04-cross-attention", lambda q, k, v, m: attend(q, k, v, torch.ones_like(m)), "mask is ignored"),
+    ("04-cross-attention", lambda q, k, v, m: attend(q, k, v, m, scale=1), "sqrt(d)"),
+    ("04-cross-attention", lambda q, k, v, m: attend(q, k, v, ~m), "nan"),
+    ("04-cross-attention", attend_then_mask, "too late"),
+    ("04-cross-attention", lambda q, k, v, m: attend(q, k, v, m, dim=1), "nan"),
+    ("04-hide", lambda m, d: m & ~d[:, None], "start mark is hidden too"),
+    ("04-hide", lambda m, d: hidden(m, ~d), "wrong texts"),
+    ("04-hide", lambda m, d: hidden(m, d).float(), "float32"),
+    ("04-hide", lambda m, d: m.masked_fill_(d[:, None], False), "in place"),
+    ("04-guidance", lambda u, c, s: (1 + s) * c - s * u, "counts from 0"),
+    ("04-guidance", lambda u, c, s: c + s * (u - c), "exchanged"),
+    ("04-guidance", lambda u, c, s: u - s * (c - u), "sign"),
+    ("04-guidance", lambda u, c, s: s * (c - u), "direction alone"),
+    ("04-word-map", lambda w, p, n: w.mean(0)[:, p].mean(1).view(n, n), "averaged"),
+    ("04-word-map", lambda w, p, n: w.sum(0)[:, p].sum(1).view(n, n), "heads are added"),
+    ("04-word-map", lambda w, p, n: w.mean(0)[:, p].sum(1).view(n, n).T, "changed places"),
+    ("04-word-map", lambda w, p, n: w.mean(0)[:, p].sum(1), "shape"),
+]
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_solution_is_accepted(name):
     for _ in range(3):
