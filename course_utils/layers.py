@@ -157,7 +157,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward; each with pre-norm and shortcut (LDM, B.1)."""
+    """Self-attention, cross-attention to the text, feed-forward, each with pre-norm and shortcut.
+
+    LDM, appendix B.1. Built in notebook 04.
+    """
 
     def __init__(self, dim, num_heads, context_dim):
         super().__init__()
