@@ -26,7 +26,7 @@ class System:
 
 SYSTEMS = {
     "noise-predictor": System("emoji out of pure noise; it takes no prompt", (), steps=50, guidance=1.0),
-    "text-pixel": System("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 20, 3.0),
+    "text-pixel": System("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 20, 2.0),
 }
 BATCH = 16  # pictures at a time: keeps memory small, and costs no speed on a CPU
 SIDE = 1024  # pixels, about the side of a grid

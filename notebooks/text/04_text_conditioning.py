@@ -666,7 +666,7 @@ def left_out(sentences):                                                        
     moved = (pictures - pictures[:1]).abs().mean(dim=1)                                  # (B, 32, 32)
     return pictures, [paint(pictures[0], m / moved.max().clamp(min=1e-6)) for m in moved]
 
-def draw_prompts(prompts, xT, steps=20, guidance=3.0, negative=None):
+def draw_prompts(prompts, xT, steps=20, guidance=2.0, negative=None):
     return list(model.sample(xT, prompts, steps, guidance, negative))[-1].xt             # (B, 3, 32, 32)
 
 rows = {}
@@ -820,7 +820,7 @@ class TextPixel(nn.Module):
         vectors = self.text_encoder.pooled(ids, context), self.text_encoder.pooled(translation, other)
         return self.unet(xt, t, context=context, context_mask=context_mask), *vectors
 
-    def sample(self, xT, prompts, steps=50, guidance=3.0, negative=None, sampler=ddim, **options):
+    def sample(self, xT, prompts, steps=50, guidance=2.0, negative=None, sampler=ddim, **options):
         with torch.inference_mode():
             context, mask = self.read(prompts)
             away = self.read([negative] * len(prompts)) if negative else (None, None)
@@ -963,7 +963,7 @@ plotting.show_rows({f"{WORDS_ZH[row]}的 ({row})": part for row, part in zip(COL
                    f"After {60 * LIVE_MINUTES:.0f} seconds: forty Chinese sentences, one noise", scale=0.65)
 plt.show()
 LEARNED = set(emoji().column("concept"))
-print(f"The checkpoint was trained by the same recipe, on {len(LEARNED)} concepts, for {card['minutes']:.0f} minutes.")
+print(f"The checkpoint learned {len(LEARNED)} concepts in {card['minutes']:.0f} minutes: {card.get('history', 'all of them this recipe')}.")
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** At guidance 0 the sentence is ignored, and the shares are those of chance. With it, colours come first and shapes later,
@@ -1142,7 +1142,7 @@ def dog(company, with_mask):
     prompts = ["dog face", *company]
     context, mask = model.read(prompts)
     mask = mask if with_mask else torch.ones_like(mask)                                  # the bug: padding counts as words
-    net = guided(model.unet, context, mask, 3.0)
+    net = guided(model.unet, context, mask, 2.0)
     return draw(ddim, net, gaussian(1, seed=51).expand(len(prompts), -1, -1, -1), SCHEDULE, steps=20, prediction=PREDICTION)[0]
 
 trials = {name: [dog(company, flag) for company in neighbours] for name, flag in (("with the mask", True), ("without", False))}
