@@ -1087,7 +1087,7 @@ for name, x in drawn.items():
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Compare the last two rows of the table in *concept* and *colour*. Where new pairs score lower, the model has learned pairs by heart; where they are level, it composes. Look at the
-# pictures too: does the colour win over the concept, or the concept over the colour? **Limit**: some thirty drawings of a small network. What composes here is
+# pictures too: does the colour win over the concept, or the concept over the colour? **Limit**: some thirty drawings of a small network, and a judge that has not seen the new pairs either. What composes here is
 # colour; a new *pose* or a new *relation* is harder.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
