@@ -4,6 +4,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ class System:
 
 SYSTEMS = {
     "noise-predictor": System("emoji out of pure noise; it takes no prompt", (), steps=50, guidance=1.0),
-    "text-pixel": System("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 20, 2.0),
+    "text-pixel": System("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 12, 1.5),
 }
 BATCH = 16  # pictures at a time: keeps memory small, and costs no speed on a CPU
 SIDE = 1024  # pixels, about the side of a grid
@@ -104,14 +105,14 @@ def draw_prompts(system: str, prompts: list, steps: int, seed: int = 0, guidance
 def open_system(name: str, device: torch.device, folder: str | Path | None = None) -> tuple[Callable, int]:
     """Load a system: sample(xT, prompts, steps, guidance, negative), which yields States, and its pictures' side."""
     from course_utils import checkpoints
-    from course_utils.generator.samplers import ddim
+    from course_utils.generator.samplers import ddim, dpmpp_2m
     from course_utils.recipes.catalog import find
 
     model = checkpoints.load(name, find(name).model(), device=device, folder=folder)
     if name == "text-pixel":
         from course_utils.systems.text_pixel import SIZE
 
-        return model.sample, SIZE
+        return partial(model.sample, sampler=dpmpp_2m), SIZE
     from course_utils.recipes.noise_predictor import PREDICTION, SCHEDULE, SIZE
 
     def sample(xT, prompts, steps, guidance, negative):

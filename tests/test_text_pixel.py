@@ -92,7 +92,7 @@ def test_the_network_takes_any_noise_level_the_recipe_draws():
 def test_the_card_tells_what_the_evaluator_says():
     metrics = checkpoints.card("text-pixel")["metrics"]
     prompts = fixed_prompts("en", 100, concepts=evaluation.concepts("text-pixel"))
-    pictures = draw_prompts("text-pixel", [p.text for p in prompts], steps=20, guidance=2.0, device="cpu")
+    pictures = draw_prompts("text-pixel", [p.text for p in prompts], steps=12, guidance=1.5, device="cpu")
     said = alignment(load_evaluator(), to_tensor(pictures), prompts)
     for key, share in said.items():
         assert abs(share - metrics["seen, English, 100"][key]) < 0.05, key

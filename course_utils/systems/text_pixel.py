@@ -69,7 +69,7 @@ class TextPixel(nn.Module):
         vectors = self.text_encoder.pooled(ids, context), self.text_encoder.pooled(translation, other)
         return self.unet(xt, t, context=context, context_mask=context_mask), *vectors
 
-    def sample(self, xT, prompts, steps=50, guidance=2.0, negative=None, sampler=ddim, **options):
+    def sample(self, xT, prompts, steps=50, guidance=1.5, negative=None, sampler=ddim, **options):
         """Draw one picture for each prompt from the noise xT (B, 3, 32, 32); yields the sampler's States.
 
         guidance: 1 is off; negative: a prompt to move away from (None: no text). Built in notebook 04.

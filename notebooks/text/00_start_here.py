@@ -103,7 +103,7 @@ def drawn(prompt, system, steps, guidance, seed):
     read = "" if "prompt" in READS[system] else ", prompt not read"
     return plotting.show_pictures(pictures, columns=8, title=f"{system}, {steps} steps, seed {seed}{read}")
 
-widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=20, seed=7)
+widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=12, guidance=1.5, seed=7)
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # The prompt asks for a pink butterfly under a blue sky, on grass. **text-pixel** has learned 64 things in both

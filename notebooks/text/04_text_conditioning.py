@@ -666,7 +666,7 @@ def left_out(sentences):                                                        
     moved = (pictures - pictures[:1]).abs().mean(dim=1)                                  # (B, 32, 32)
     return pictures, [paint(pictures[0], m / moved.max().clamp(min=1e-6)) for m in moved]
 
-def draw_prompts(prompts, xT, steps=20, guidance=2.0, negative=None):
+def draw_prompts(prompts, xT, steps=20, guidance=1.5, negative=None):
     return list(model.sample(xT, prompts, steps, guidance, negative))[-1].xt             # (B, 3, 32, 32)
 
 rows = {}
@@ -820,7 +820,7 @@ class TextPixel(nn.Module):
         vectors = self.text_encoder.pooled(ids, context), self.text_encoder.pooled(translation, other)
         return self.unet(xt, t, context=context, context_mask=context_mask), *vectors
 
-    def sample(self, xT, prompts, steps=50, guidance=2.0, negative=None, sampler=ddim, **options):
+    def sample(self, xT, prompts, steps=50, guidance=1.5, negative=None, sampler=ddim, **options):
         with torch.inference_mode():
             context, mask = self.read(prompts)
             away = self.read([negative] * len(prompts)) if negative else (None, None)
@@ -1045,7 +1045,7 @@ print(f"distance of pictures, per pixel: same wish {per_pixel[own].mean():.2f}, 
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-SCALES, wish = (0, 1, 2, 3, 5, 8), [p for p in prompts["en"][:12] for _ in range(3)]
+SCALES, wish = (0, 1, 1.5, 2, 3, 5, 8), [p for p in prompts["en"][:12] for _ in range(3)]
 sweep = {s: draw_prompts([p.text for p in wish], gaussian(36, seed=21), steps=15, guidance=float(s)) for s in SCALES}
 obedience = [sum(shares[k] for k in ("concept_top5", "color", "background")) / 3
              for shares in [*(alignment(evaluator, x, wish) for x in sweep.values()), ceiling]]
@@ -1126,7 +1126,7 @@ def draw_box(prompt, system, steps, guidance, seed):
     x = draw_prompts([prompt] * 6, gaussian(6, seed), steps, guidance)
     return plotting.show_pictures(x, columns=6, title=f"{prompt} (guidance {guidance:g}, seed {seed})")
 
-prompt_box(draw_box, {"text-pixel": ("prompt", "guidance")}, steps=20)
+prompt_box(draw_box, {"text-pixel": ("prompt", "guidance")}, steps=20, guidance=1.5)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## When it breaks · Nobody passed the mask
@@ -1142,7 +1142,7 @@ def dog(company, with_mask):
     prompts = ["dog face", *company]
     context, mask = model.read(prompts)
     mask = mask if with_mask else torch.ones_like(mask)                                  # the bug: padding counts as words
-    net = guided(model.unet, context, mask, 2.0)
+    net = guided(model.unet, context, mask, 1.5)
     return draw(ddim, net, gaussian(1, seed=51).expand(len(prompts), -1, -1, -1), SCHEDULE, steps=20, prediction=PREDICTION)[0]
 
 trials = {name: [dog(company, flag) for company in neighbours] for name, flag in (("with the mask", True), ("without", False))}
