@@ -260,7 +260,7 @@ SOLUTIONS |= {
 WRONG += [
     ("04-merge", lambda ids, p, new: joined(ids, p, new, step=1), "one new token takes the place of two"),
     ("04-merge", lambda ids, p, new: joined(ids, p, new, count=1), "go on to the end"),
-    ("04-merge", lambda ids, p, new: joined(ids, p[::-1], new), "shape"),
+    ("04-merge", lambda ids, p, new: joined(ids, p[::-1], new), "backwards"),
     ("04-merge", lambda ids, p, new: joined(joined(ids, p, new), p[::-1], new), "has an order"),
     ("04-merge", lambda ids, p, new: joined(ids, p, new).tolist(), "list"),
     ("04-text-vector", lambda ids, c, end: c[:, -1], "padding"),

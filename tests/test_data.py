@@ -189,6 +189,7 @@ def test_damage_is_noticed(copy, name, damage, words):
     with pytest.raises(DataError) as error:
         load_emoji(256 if "256" in name else 64)
         data.load_scenes.__wrapped__(64)
+        data.tokenizer_file()
     assert words in str(error.value) and f"git checkout -- data/{name}" in str(error.value)
     assert "\n" not in str(error.value)
 

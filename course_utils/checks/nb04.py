@@ -51,6 +51,8 @@ MERGE = Exercise(
         ("the second token of the pair is still there: one new token takes the place of two.", _keeps_second),
         ("a pair has an order: (a, b) is joined, (b, a) is not.",
          lambda ids, pair, new: merge(merge(ids, pair, new), pair[::-1], new)),
+        ("the pair is read backwards: it is (a, b) that is joined, not (b, a).",
+         lambda ids, pair, new: merge(ids, pair[::-1], new)),
         ("the pairs are joined from the right: start at the left, as every tokenizer does, or runs come out otherwise.",
          lambda ids, pair, new: merge(ids.flip(0), pair[::-1], new).flip(0)),
     ),
