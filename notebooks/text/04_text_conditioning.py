@@ -828,7 +828,8 @@ class TextPixel(nn.Module):
             yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Negative prompts.** The butterfly of the noto style is blue. We ask for it, and move away from "blue", in either language.
+# **Negative prompts.** The butterfly of the noto style is blue. We ask for it, and move away from "blue", then from a blue butterfly, in either
+# language; all at scale 5.
 
 # %% slideshow={"slide_type": "-"}
 def blueness(x):                                                                         # of the coloured pixels
@@ -836,16 +837,17 @@ def blueness(x):                                                                
     return float((x[:, 2] - x[:, 0])[coloured].mean())
 
 BASE = "butterfly, noto style"
-away = {BASE: (BASE, None), "away from blue": (BASE, "blue"), "away from 蓝色": (BASE, "蓝色"),
-        '"not blue butterfly"': (f"not blue {BASE}", None)}
-rows = {name: draw_prompts([text] * 6, gaussian(6, seed=3), negative=no) for name, (text, no) in away.items()}
+away = {BASE: (BASE, None), "away from blue": (BASE, "blue"), "away from blue butterfly": (BASE, f"blue {BASE}"),
+        "away from 蓝色的蝴蝶": (BASE, "蓝色的蝴蝶，noto风格"), '"not blue butterfly"': (f"not blue {BASE}", None)}
+rows = {name: draw_prompts([text] * 6, gaussian(6, seed=3), guidance=5, negative=no) for name, (text, no) in away.items()}
 print("blue minus red:", ", ".join(f"{name} {blueness(x):+.2f}" for name, x in rows.items()))
 plotting.show_rows(rows, title="A negative prompt, and the word not", scale=0.7)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Compare the printed numbers, and the last row. The negative prompt changes the direction. To *write* "not blue" puts the word blue into
-# the sentence, where it may even call for a blue sky; no caption of ours has ever used "not". **Limit**: a negative prompt says what to avoid, not what comes instead.
+# **What to see.** Compare the printed numbers and the rows. A negative prompt sets a direction: from it to the sentence. "Blue" alone leads away from all that
+# blue pictures share, and of that the wings are little. Named in full, wish and dread differ in the colour alone, and the colour gives way. To *write* "not blue" puts the
+# word blue into the sentence; no caption of ours has ever used "not". **Limit**: a negative prompt says what to avoid, not what comes instead.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it
@@ -1035,7 +1037,7 @@ print(f"distance of pictures, per pixel: same wish {per_pixel[own].mean():.2f}, 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### How much guidance? Alignment against diversity
 #
-# Twelve sentences, three noises each, six scales. *Alignment*: the share of wishes met, the mean of concept (top 5), colour and background. *Diversity*: how
+# Twelve sentences, three noises each, seven scales. *Alignment*: the share of wishes met, the mean of concept (top 5), colour and background. *Diversity*: how
 # far the three drawings of a sentence are from each other, in the evaluator's features.
 #
 # **Predict.** Which way does each go when the scale grows?
@@ -1053,7 +1055,9 @@ variety = [diversity(extract_features(evaluator, x), [p.text for p in wish]) for
 ax = plotting.labelled_axes("Guidance: alignment against diversity", "diversity", "alignment", 3.4)
 ax.plot(variety, obedience[:-1], "-o", color=plotting.MODEL)
 ax.axhline(obedience[-1], color=plotting.REFERENCE, ls="--")
-ax.text(0.01, obedience[-1], "real pictures (ceiling)", transform=ax.get_yaxis_transform(), va="bottom", color=plotting.AXIS)
+ax.text(0.99, obedience[-1], "real pictures (ceiling)", transform=ax.get_yaxis_transform(), va="bottom", ha="right", color=plotting.AXIS)
+ax.set(xscale="log", xticks=(2, 5, 10, 20), xticklabels=(2, 5, 10, 20))
+ax.minorticks_off()
 for s, x, y in zip(SCALES, variety, obedience):
     ax.annotate(f"s = {s}", (x, y), (0, -17), textcoords="offset points", ha="center", color=plotting.AXIS)
 ax.margins(x=0.08, y=0.2)
@@ -1061,7 +1065,7 @@ plt.show()
 
 # %% slideshow={"slide_type": "subslide"}
 columns = [f"s = {s}" for s in SCALES]
-plotting.show_rows({wish[i].text: [x[i] for x in sweep.values()] for i in (0, 3, 6)}, columns, "One noise a row, six scales", scale=0.75)
+plotting.show_rows({wish[i].text: [x[i] for x in sweep.values()] for i in (0, 3, 6)}, columns, "One noise a row, seven scales", scale=0.75)
 plt.show()
 full = [float((x.abs() > 0.98).float().mean()) for x in sweep.values()]
 print("share of saturated colour values:", ", ".join(f"{c} {f:.0%}" for c, f in zip(columns, full)))
@@ -1106,7 +1110,8 @@ plotting.show_rows(rows, title="Counting, relations, negation: not heard", scale
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The words are read, their grammar is not. Two sentences of opposite meaning use the same words, and the drawings do not tell them apart. This is a limit of our data first of
+# **What to see.** The words are read, their grammar is not. One subject comes, whatever the sentence counts, places or takes back; of two animals the one named first
+# leads, and left is no place. This is a limit of our data first of
 # all. Large models share it in part: attention mixes words into places, and nothing in it counts.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
