@@ -97,10 +97,10 @@ def write_card(path, card) -> None:
 
 def add_metrics(name, metrics, folder=None) -> None:
     """Write measured figures, {what: number}, into the card of a checkpoint, beside those that it holds."""
-    full = card(name, folder)
-    full["metrics"] = {**full.get("metrics", {}), **metrics}
     path = Path(folder or CHECKPOINT_DIR) / f"{name}.safetensors"
-    with locked(path):
+    with locked(path):  # read and written in one go: another process's figures are not lost
+        full = card(name, folder)
+        full["metrics"] = {**full.get("metrics", {}), **metrics}
         write_card(path, full)
 
 

@@ -3,15 +3,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pyarrow.parquet as pq
-
-DATA = Path(__file__).resolve().parents[1]
+from sums import DATA, NAMES
 
 
 def main() -> None:
-    for name in ("emoji_64.parquet", "emoji_256.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json"):
+    for name in NAMES:
         print(f"{name:20} {(DATA / name).stat().st_size / 1e6:6.2f} MB")
     rows = pq.read_table(DATA / "emoji_64.parquet").drop_columns(["image"]).to_pylist()
     large = pq.read_table(DATA / "emoji_256.parquet").drop_columns(["image"]).to_pylist()

@@ -18,9 +18,9 @@ ROUNDS = 6  # captions a picture and language: enough that every tag of a concep
 
 def captions() -> Iterator[str]:
     """Captions as training sees them, of every picture of all four styles, colours and backgrounds by lot."""
-    rng = np.random.default_rng(0)
+    rng, metas = np.random.default_rng(0), load_emoji(styles=STYLES, split="all").meta
     for _ in range(ROUNDS):
-        for meta in load_emoji(styles=STYLES, split="all").meta:
+        for meta in metas:
             for language in LANGUAGES:
                 color = str(rng.choice(list(COLORS))) if rng.random() < 0.5 else None
                 yield caption(meta, color, str(rng.choice(BACKGROUNDS)), language, rng, p_tags=0.5)
