@@ -18,7 +18,8 @@ SPACINGS = ("leading", "trailing", "linspace")
 class State:
     """One moment of sampling: after step number `step` (1 ... S), which was taken at time `t`, we hold `xt`.
 
-    x0: the clean picture that the network's answer implied at this step, (B, ...) like xt.
+    x0: the clean picture that the network's answer implied at this step, (B, ...) like xt. The next step starts from
+    `xt` as it then is: whoever writes into it steers the walk.
     """
 
     step: int
@@ -31,11 +32,13 @@ def timesteps(steps, num_train_steps=1000, spacing="leading", offset=0):
     """Choose which of the T training steps to visit: (S,) long, from noise down to the picture.
 
     "leading" starts each stride (and misses T-1), "trailing" ends it (and visits T-1), "linspace" visits both ends.
-    offset: added to "leading" (Stable Diffusion uses 1). Raises ValueError unless 1 <= steps <= T.
-    Lin et al. 2023, table 2. Built in notebook 03.
+    offset: added to "leading" (Stable Diffusion uses 1). spacing may be a table (S,) of one's own.
+    Raises ValueError unless 1 <= steps <= T. Lin et al. 2023, table 2. Built in notebook 03.
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= num_train_steps:
         raise ValueError(f"steps must be a whole number from 1 to {num_train_steps}, not {steps!r}")
+    if torch.is_tensor(spacing):
+        return spacing
     if spacing == "leading":
         table = torch.arange(steps) * (num_train_steps // steps) + offset
     elif spacing == "trailing":
@@ -54,7 +57,7 @@ def solver_timesteps(steps, num_train_steps=1000, spacing="trailing"):
     Lu et al. 2022b, algorithm 2, as in diffusers. Built in notebook 03.
     """
     table = timesteps(steps, num_train_steps, spacing)
-    if spacing == "trailing" or steps == num_train_steps:  # it ends before 0 anyway, or there is no entry to spare
+    if torch.is_tensor(spacing) or spacing == "trailing" or steps == num_train_steps:  # ends before 0, or has no more
         return table
     return timesteps(steps + 1, num_train_steps, spacing)[:-1]
 

@@ -562,6 +562,8 @@ SPACINGS = ("leading", "trailing", "linspace")
 def timesteps(steps, num_train_steps=1000, spacing="leading", offset=0):
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= num_train_steps:
         raise ValueError(f"steps must be a whole number from 1 to {num_train_steps}, not {steps!r}")
+    if torch.is_tensor(spacing):
+        return spacing
     if spacing == "leading":
         table = torch.arange(steps) * (num_train_steps // steps) + offset
     elif spacing == "trailing":
@@ -575,7 +577,7 @@ def timesteps(steps, num_train_steps=1000, spacing="leading", offset=0):
 
 def solver_timesteps(steps, num_train_steps=1000, spacing="trailing"):
     table = timesteps(steps, num_train_steps, spacing)
-    if spacing == "trailing" or steps == num_train_steps:  # it ends before 0 anyway, or there is no entry to spare
+    if torch.is_tensor(spacing) or spacing == "trailing" or steps == num_train_steps:  # ends before 0, or has no more
         return table
     return timesteps(steps + 1, num_train_steps, spacing)[:-1]
 

@@ -1,0 +1,98 @@
+"""Stable Diffusion: a text encoder, a U-Net that paints latents, and a decoder that makes pictures of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_utils.data import tokenizer_file
+from course_utils.decoder.vae import VAE
+from course_utils.generator.conditions import beside, keep_known, shrink_mask
+from course_utils.generator.guidance import guided
+from course_utils.generator.latent_unet import LatentUNet
+from course_utils.generator.samplers import dpmpp_2m, timesteps
+from course_utils.generator.schedules import Schedule, add_noise, make_schedule
+from course_utils.text_encoder.clip import CLIPTextModel
+from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, encode, open_tokenizer
+
+
+def tokenize(texts):
+    """Return token numbers (B, 32): every text is filled up to the full length, and the network reads the filling too.
+
+    That is Stable Diffusion's way; it needs no mask.
+    """
+    ids, _ = encode(open_tokenizer(tokenizer_file()), texts)
+    return F.pad(ids, (0, MAX_TOKENS - ids.shape[1]), value=PAD_ID)
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """The three modules and what joins them. Rombach et al. 2022 (LDM). Built in notebook 06.
+
+    scale: what latents are multiplied by, 1 / their standard deviation; prediction: what the U-Net answers.
+    """
+
+    text_encoder: nn.Module
+    unet: nn.Module
+    vae: VAE
+    scale: float
+    tokenize: Callable[[list[str]], torch.Tensor] = tokenize
+    schedule: Schedule = make_schedule("cosine")
+    prediction: str = "v"
+
+    def encode(self, pictures, generator=None):
+        """Return the latents (B, 4, H/f, W/f) of pictures (B, 3, H, W) in [-1, 1], of variance about 1."""
+        return self.scale * self.vae.encode(pictures).sample(generator)
+
+    def decode(self, z):
+        """Return the pictures (B, 3, H, W), in [-1, 1], of latents (B, 4, H/f, W/f)."""
+        with torch.inference_mode():
+            return self.vae.decode(z / self.scale).clamp(-1, 1)
+
+    def read(self, prompts):
+        """Return the context (B, L, D) of some prompts."""
+        return self.text_encoder(self.tokenize(prompts).to(self.text_encoder.final_layer_norm.weight.device))
+
+    def listen(self, prompts, guidance, negative=None, extra=None):
+        """Return the model (zt, t) -> prediction that follows the prompts; extra: more channels it sees, (B, E, h, w)."""
+        context, away = self.read(prompts), self.read([negative or ""] * len(prompts))
+        every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)  # no token is hidden
+        unet = self.unet if extra is None else beside(self.unet, extra)
+        return guided(unet, context, every, guidance, away, every)
+
+    @torch.inference_mode()
+    def txt2img(self, zT, prompts, steps=20, guidance=3.0, negative=None, sampler=dpmpp_2m, extra=None, **options):
+        """From noise zT (B, 4, h, w) to the latent of a picture for each prompt; yields the sampler's States."""
+        model = self.listen(prompts, guidance, negative, extra)
+        yield from sampler(model, zT, self.schedule, steps=steps, prediction=self.prediction, clip=False, **options)
+
+    @torch.inference_mode()
+    def img2img(self, pictures, prompts, strength=0.8, steps=20, generator=None, **options):
+        """Start from pictures (B, 3, H, W), noised as far as `strength` says: 0 keeps them, 1 forgets them.
+
+        Only int(strength * steps) of the steps are walked. SDEdit, Meng et al. 2022, algorithm 1.
+        """
+        table = timesteps(steps, self.schedule.num_steps, "trailing")[steps - int(strength * steps) :]
+        z = self.encode(pictures, generator)
+        eps = torch.randn(z.shape, generator=generator).to(z)
+        zt = add_noise(z, eps, table[:1].repeat(len(z)).to(z.device), self.schedule) if len(table) else z
+        yield from self.txt2img(zt, prompts, steps, spacing=table, **options)
+
+    @torch.inference_mode()
+    def inpaint(self, zT, pictures, mask, prompts, steps=20, generator=None, **options):
+        """Draw anew where the mask (B, 1, H, W) is 1, keep pictures (B, 3, H, W) where it is 0; yields States.
+
+        A U-Net of 9 channels sees the mask and what is kept; one of 4 is corrected after every step.
+        """
+        table, small = timesteps(steps, self.schedule.num_steps, "trailing"), shrink_mask(mask, zT.shape[-2:])
+        if self.unet.conv_in.in_channels == 9:  # in the order of Stable Diffusion: latent 4, mask 1, masked latent 4
+            extra = torch.cat([small, self.encode(pictures * (mask < 0.5), generator)], dim=1)
+            yield from self.txt2img(zT, prompts, steps, extra=extra, spacing=table, **options)
+            return
+        known = self.encode(pictures, generator)
+        states = self.txt2img(zT, prompts, steps, spacing=table, **options)
+        for state, t in zip(states, [*table[1:].tolist(), -1], strict=True):
+            keep_known(state.xt, known, zT, small, t, self.schedule)
+            yield state
