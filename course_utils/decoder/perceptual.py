@@ -44,7 +44,8 @@ def perceptual_distance(net, x, y):
     """Return how differently `net` sees two batches of pictures (B, 3, H, W): one number for each, (B,), 0 if equal.
 
     At each place of each layer the feature vectors are brought to unit length; their squared distances are averaged
-    over the places and summed over the layers. Zhang et al. 2018 (LPIPS), eq. 1, with all weights 1. Built in notebook 05.
+    over the places and summed over the layers. Zhang et al. 2018 (LPIPS), eq. 1, with all weights 1.
+    Built in notebook 05.
     """
     distance = 0
     for a, b in zip(net.features(x), net.features(y), strict=True):

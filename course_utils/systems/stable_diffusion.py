@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils import checkpoints
 from course_utils.data import tokenizer_file
 from course_utils.decoder.vae import VAE
 from course_utils.generator.conditions import beside, keep_known, shrink_mask
@@ -15,7 +16,10 @@ from course_utils.generator.latent_unet import LatentUNet
 from course_utils.generator.samplers import dpmpp_2m, timesteps
 from course_utils.generator.schedules import Schedule, add_noise, make_schedule
 from course_utils.text_encoder.clip import CLIPTextModel
-from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, encode, open_tokenizer
+from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, VOCAB_SIZE, encode, open_tokenizer
+
+SCALE = 1.0  # 1 / standard deviation of the shipped autoencoder's latents, computed in notebook 05
+CONTEXT_DIM = 128  # width of the text encoder
 
 
 def tokenize(texts):
@@ -25,6 +29,26 @@ def tokenize(texts):
     """
     ids, _ = encode(open_tokenizer(tokenizer_file()), texts)
     return F.pad(ids, (0, MAX_TOKENS - ids.shape[1]), value=PAD_ID)
+
+
+class TextToLatent(nn.Module):
+    """The two trained halves of the generator: a text encoder, and the U-Net that listens to it.
+
+    in_channels: 4, or more where a condition lies beside the latent. forward(zt (B, C, 16, 16), t (B,), ids (B, L)) ->
+    the prediction (B, 4, 16, 16). Built in notebook 06.
+    """
+
+    def __init__(self, in_channels=4):
+        super().__init__()
+        self.text_encoder = CLIPTextModel(VOCAB_SIZE, MAX_TOKENS, CONTEXT_DIM, num_layers=3, num_heads=4)
+        unet = LatentUNet(
+            in_channels, 4, channels=(40, 80, 160), num_res_blocks=1, attention=(False, True, False), num_heads=4,
+            groups=8, context_dim=CONTEXT_DIM, pool_heads=4,
+        )  # fmt: skip  # 16, 8 and 4 places a side
+        self.unet = unet.to(memory_format=torch.channels_last)  # this layout is faster on CPUs
+
+    def forward(self, zt, t, ids):
+        return self.unet(zt, t, self.text_encoder(ids))
 
 
 @dataclass(frozen=True)
@@ -56,7 +80,7 @@ class StableDiffusion:
         return self.text_encoder(self.tokenize(prompts).to(self.text_encoder.final_layer_norm.weight.device))
 
     def listen(self, prompts, guidance, negative=None, extra=None):
-        """Return the model (zt, t) -> prediction that follows the prompts; extra: more channels it sees, (B, E, h, w)."""
+        """Return the model (zt, t) -> prediction that follows the prompts; extra (B, E, h, w): more channels to see."""
         context, away = self.read(prompts), self.read([negative or ""] * len(prompts))
         every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)  # no token is hidden
         unet = self.unet if extra is None else beside(self.unet, extra)
@@ -96,3 +120,13 @@ class StableDiffusion:
         for state, t in zip(states, [*table[1:].tolist(), -1], strict=True):
             keep_known(state.xt, known, zT, small, t, self.schedule)
             yield state
+
+
+def open_stable_diffusion(name="stable-diffusion", in_channels=4, device=None, folder=None):
+    """Return the system with a shipped checkpoint of that name and the shipped autoencoder, on the device.
+
+    in_channels: 9 for the inpainting one. Raises CheckpointError when one is missing or damaged. Built in notebook 06.
+    """
+    network = checkpoints.load(name, TextToLatent(in_channels), device, folder)
+    vae = checkpoints.load("vae", VAE().to(memory_format=torch.channels_last), device, folder)
+    return StableDiffusion(network.text_encoder, network.unet, vae, SCALE)

@@ -1,0 +1,95 @@
+"""stable-diffusion: draws 64x64 emoji from an English or a Chinese prompt. The generator of notebook 06."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from course_utils import checkpoints
+from course_utils.compose import LANGUAGES, Composer, caption
+from course_utils.data import load_emoji, load_splits
+from course_utils.decoder.vae import VAE
+from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.schedules import make_schedule
+from course_utils.latents import cached, encode_all
+from course_utils.recipes import text_pixel
+from course_utils.recipes.vae import SIZE
+from course_utils.systems.stable_diffusion import SCALE, TextToLatent, tokenize
+from course_utils.training import Recipe
+
+CONCEPTS = (
+    *text_pixel.CONCEPTS,
+    "dog", "cat", "horse", "cow face", "tiger face", "fox", "bear", "koala", "monkey face", "giraffe", "camel", "duck",
+    "parrot", "snail", "honeybee", "lady beetle", "tropical fish", "shark", "unicorn", "hedgehog", "peach", "pineapple",
+    "cherries", "ice cream", "doughnut", "cupcake", "french fries", "cheese wedge", "hot beverage", "tulip",
+    "palm tree", "deciduous tree", "bus", "taxi", "sport utility vehicle", "police car", "delivery truck", "bicycle",
+    "helicopter", "locomotive", "light bulb", "key", "camera", "television", "closed book", "alarm clock", "candle",
+    "wrapped gift", "basketball", "trumpet", "top hat", "sunglasses", "t-shirt", "running shoe",
+    "smiling face with sunglasses", "ghost", "alien", "jack-o-lantern", "sun", "rainbow", "fire", "snowflake",
+    "castle", "tent",
+)  # fmt: skip
+EXAMPLES = 20_480  # composed once and kept as latents: about 50 of each picture
+P_DROP = 0.1  # captions left empty in training, so that guidance has something to move away from
+NOISIER = 0.6  # t = T u^0.6: the noisy steps, where only the text tells what to draw, come more often
+SCHEDULE = make_schedule("cosine")
+
+
+def model():
+    """Return the untrained U-Net with the text encoder of notebook 04, which already knows many words."""
+    network = TextToLatent()
+    reader = checkpoints.load("text-pixel", text_pixel.TextPixel()).text_encoder
+    network.text_encoder.load_state_dict(reader.state_dict())
+    return network
+
+
+@lru_cache(maxsize=1)
+def emoji():
+    """Return the training pictures: the 64 things of notebook 04 and as many others, in three styles."""
+    wanted = {*CONCEPTS, *(concept for _, concept in load_splits()["held_out_colors"])}
+    return load_emoji(SIZE).select(lambda meta: meta["concept"] in wanted)
+
+
+@lru_cache(maxsize=1)
+def examples():
+    """Return latents of composed pictures, {"mean", "std"} (N, 4, 16, 16), and what each shows, a list of N dicts."""
+    source = Composer(emoji(), p_color=0.4, p_background=0.5, min_scale=1.0)
+    composed = source.compose(EXAMPLES, seed=6)
+    shown = [dict(zip(composed.attributes, row)) for row in zip(*composed.attributes.values())]
+
+    def make():
+        mean, std = encode_all(checkpoints.load("vae", VAE()), composed.images)
+        return {"mean": mean, "std": std}
+
+    return cached("stable-diffusion", "vae", make), shown
+
+
+def write_caption(row, rng):
+    """Return a caption of an example in either language, every time a little different."""
+    meta, language = emoji().meta[row["index"]], LANGUAGES[rng.integers(2)]
+    return caption(meta, row["color"], row["background"], language, rng, p_omit=0.05, p_tags=0.2)
+
+
+def batch(generator, n):
+    """Draw n examples: a latent "z" from the autoencoder's Gaussian, and the tokens "ids" of a caption, some empty."""
+    latents, shown = examples()
+    index = torch.randint(len(shown), (n,), generator=generator)
+    mean, std = latents["mean"][index].float(), latents["std"][index].float()
+    rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+    texts = ["" if rng.random() < P_DROP else write_caption(shown[i], rng) for i in index]
+    return {"z": SCALE * (mean + std * torch.randn(mean.shape, generator=generator)), "ids": tokenize(texts)}
+
+
+def loss(network, batch, generator):
+    """Return the error of the predicted velocity on noisy versions of the latents."""
+    u = torch.rand(len(batch["z"]), generator=generator, dtype=torch.float64)  # float32 could round up to T
+    t = (SCHEDULE.num_steps * u**NOISIER).long()
+    return diffusion_loss(network, batch["z"], SCHEDULE, "v", generator, t=t, ids=batch["ids"])
+
+
+RECIPE = Recipe(
+    name="stable-diffusion",
+    summary="draws 128 things at 64x64, in any colour, style and place, from English or Chinese prompts",
+    model=model, batch=batch, loss=loss,
+    batch_size=32, lr=1e-3, weight_decay=0.01,
+    need=4.0,
+)  # fmt: skip
