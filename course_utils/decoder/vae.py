@@ -126,8 +126,9 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """Encode pictures (B, 3, H, W) in [-1, 1] to latents (B, latent_channels, H/f, W/f), and decode them.
 
-    channels: width of each level, first the full size, where pixels are many and channels few; every level but the last halves the side; num_blocks: residual
-    blocks a level of the encoder; groups: of GroupNorm. Rombach et al. 2022 (LDM), section 3.1. Built in notebook 05.
+    channels: width of each level, first the full size, where pixels are many and channels few; every level but the
+    last halves the side; num_blocks: residual blocks a level of the encoder; groups: of GroupNorm.
+    Rombach et al. 2022 (LDM), section 3.1. Built in notebook 05.
     """
 
     def __init__(self, channels=(16, 48, 96), latent_channels=4, num_blocks=1, groups=8, in_channels=3):
