@@ -49,11 +49,15 @@ def emoji():
     return load_emoji(SIZE).select(lambda meta: meta["concept"] in wanted)
 
 
+def compose():
+    """Return the examples: subjects fill the frame, on white or on any other background."""
+    return Composer(emoji(), p_color=0.4, p_background=0.5, min_scale=1.0).compose(EXAMPLES, seed=6)
+
+
 @lru_cache(maxsize=1)
 def examples():
-    """Return latents of composed pictures, {"mean", "std"} (N, 4, 16, 16), and what each shows, a list of N dicts."""
-    source = Composer(emoji(), p_color=0.4, p_background=0.5, min_scale=1.0)
-    composed = source.compose(EXAMPLES, seed=6)
+    """Return the examples' latents, {"mean", "std"} (N, 4, 16, 16), and what each shows, a list of N dicts."""
+    composed = compose()
     shown = [dict(zip(composed.attributes, row)) for row in zip(*composed.attributes.values())]
 
     def make():
@@ -63,27 +67,39 @@ def examples():
     return cached("stable-diffusion", "vae", make), shown
 
 
+def draw(latents, index, generator):
+    """Draw from the autoencoder's Gaussians of some examples, (n,) -> (n, 4, 16, 16)."""
+    mean, std = latents["mean"][index].float(), latents["std"][index].float()
+    return mean + std * torch.randn(mean.shape, generator=generator)
+
+
 def write_caption(row, rng):
-    """Return a caption of an example in either language, every time a little different."""
+    """Return a caption of an example in either language, every time a little different; now and then none."""
+    if rng.random() < P_DROP:
+        return ""
     meta, language = emoji().meta[row["index"]], LANGUAGES[rng.integers(2)]
     return caption(meta, row["color"], row["background"], language, rng, p_omit=0.05, p_tags=0.2)
 
 
-def batch(generator, n):
-    """Draw n examples: a latent "z" from the autoencoder's Gaussian, and the tokens "ids" of a caption, some empty."""
+def batch(generator, n, index=None):
+    """Draw n examples, or take those of an index (n,): latents "z" of variance 1, tokens "ids" of their captions."""
     latents, shown = examples()
-    index = torch.randint(len(shown), (n,), generator=generator)
-    mean, std = latents["mean"][index].float(), latents["std"][index].float()
+    index = torch.randint(EXAMPLES, (n,), generator=generator) if index is None else index
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-    texts = ["" if rng.random() < P_DROP else write_caption(shown[i], rng) for i in index]
-    return {"z": SCALE * (mean + std * torch.randn(mean.shape, generator=generator)), "ids": tokenize(texts)}
+    ids = tokenize([write_caption(shown[i], rng) for i in index])
+    return {"z": SCALE * draw(latents, index, generator), "ids": ids}
+
+
+def latent_loss(network, z, generator, **conditions):
+    """Return the error of the predicted velocity on noisy versions of latents (n, 4, 16, 16)."""
+    u = torch.rand(len(z), generator=generator, dtype=torch.float64)  # float32 could round up to T
+    t = (SCHEDULE.num_steps * u**NOISIER).long()
+    return diffusion_loss(network, z, SCHEDULE, "v", generator, t=t, **conditions)
 
 
 def loss(network, batch, generator):
-    """Return the error of the predicted velocity on noisy versions of the latents."""
-    u = torch.rand(len(batch["z"]), generator=generator, dtype=torch.float64)  # float32 could round up to T
-    t = (SCHEDULE.num_steps * u**NOISIER).long()
-    return diffusion_loss(network, batch["z"], SCHEDULE, "v", generator, t=t, ids=batch["ids"])
+    """Return the error of the predicted velocity, given the captions."""
+    return latent_loss(network, batch["z"], generator, ids=batch["ids"])
 
 
 RECIPE = Recipe(

@@ -31,24 +31,34 @@ def tokenize(texts):
     return F.pad(ids, (0, MAX_TOKENS - ids.shape[1]), value=PAD_ID)
 
 
-class TextToLatent(nn.Module):
-    """The two trained halves of the generator: a text encoder, and the U-Net that listens to it.
+def make_unet(in_channels=4, channels=(40, 80, 160)):
+    """Return an untrained U-Net for 16x16 latents, of 16, 8 and 4 places a side; in_channels: 4 and those beside it."""
+    unet = LatentUNet(
+        in_channels, 4, channels=channels, num_res_blocks=1, attention=(False, True, False), num_heads=4, groups=8,
+        context_dim=CONTEXT_DIM, pool_heads=4,
+    )  # fmt: skip
+    return unet.to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
-    in_channels: 4, or more where a condition lies beside the latent. forward(zt (B, C, 16, 16), t (B,), ids (B, L)) ->
-    the prediction (B, 4, 16, 16). Built in notebook 06.
+
+class TextToLatent(nn.Module):
+    """What is trained together: a text encoder, and the U-Net that listens to it.
+
+    forward(zt (B, 4, 16, 16), t (B,), ids (B, L)) -> the prediction (B, 4, 16, 16). Built in notebook 06.
     """
 
-    def __init__(self, in_channels=4):
+    def __init__(self):
         super().__init__()
         self.text_encoder = CLIPTextModel(VOCAB_SIZE, MAX_TOKENS, CONTEXT_DIM, num_layers=3, num_heads=4)
-        unet = LatentUNet(
-            in_channels, 4, channels=(40, 80, 160), num_res_blocks=1, attention=(False, True, False), num_heads=4,
-            groups=8, context_dim=CONTEXT_DIM, pool_heads=4,
-        )  # fmt: skip  # 16, 8 and 4 places a side
-        self.unet = unet.to(memory_format=torch.channels_last)  # this layout is faster on CPUs
+        self.unet = make_unet()
 
     def forward(self, zt, t, ids):
         return self.unet(zt, t, self.text_encoder(ids))
+
+
+CONDITIONS = {  # what lies beside the four channels of the latent
+    "inpaint": lambda: make_unet(in_channels=4 + 1 + 4),  # mask, latent of what is kept
+    "outline": lambda: make_unet(in_channels=4 + 16, channels=(32, 64, 128)),  # 64x64 lines, folded 4 x 4
+}
 
 
 @dataclass(frozen=True)
@@ -122,11 +132,13 @@ class StableDiffusion:
             yield state
 
 
-def open_stable_diffusion(name="stable-diffusion", in_channels=4, device=None, folder=None):
-    """Return the system with a shipped checkpoint of that name and the shipped autoencoder, on the device.
+def open_stable_diffusion(condition=None, device=None, folder=None):
+    """Return the system with the shipped weights, on the device.
 
-    in_channels: 9 for the inpainting one. Raises CheckpointError when one is missing or damaged. Built in notebook 06.
+    condition: None for text alone, or one of CONDITIONS, whose U-Net then takes the place of the first. Raises
+    CheckpointError when a checkpoint is missing or damaged. Built in notebook 06.
     """
-    network = checkpoints.load(name, TextToLatent(in_channels), device, folder)
+    network = checkpoints.load("stable-diffusion", TextToLatent(), device, folder)
     vae = checkpoints.load("vae", VAE().to(memory_format=torch.channels_last), device, folder)
-    return StableDiffusion(network.text_encoder, network.unet, vae, SCALE)
+    unet = network.unet if condition is None else checkpoints.load(condition, CONDITIONS[condition](), device, folder)
+    return StableDiffusion(network.text_encoder, unet, vae, SCALE)

@@ -1,0 +1,84 @@
+"""inpaint: fills a hole in a picture with what the prompt says. Stable Diffusion's U-Net with five channels more."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from course_utils import checkpoints
+from course_utils.decoder.vae import VAE
+from course_utils.generator.conditions import beside, shrink_mask
+from course_utils.latents import cached, encode_all
+from course_utils.recipes import stable_diffusion as text
+from course_utils.recipes.vae import SIZE
+from course_utils.systems.stable_diffusion import CONDITIONS, SCALE, TextToLatent
+from course_utils.training import Recipe
+
+WHOLE = 0.25  # of all masks hide the whole picture, as when there is nothing to keep
+
+
+def model():
+    """Return Stable Diffusion's trained U-Net with five silent channels more: the mask, and the latent of the rest."""
+    unet, trained = CONDITIONS["inpaint"](), reader_and_painter().unet.state_dict()
+    wide = torch.zeros_like(unet.conv_in.weight)
+    wide[:, :4] = trained["conv_in.weight"]
+    unet.load_state_dict({**trained, "conv_in.weight": wide})
+    return unet
+
+
+@lru_cache(maxsize=1)
+def reader_and_painter(device="cpu"):
+    """Return the trained text encoder and U-Net, whose weights stay as they are."""
+    return checkpoints.load("stable-diffusion", TextToLatent(), device).requires_grad_(False)
+
+
+def random_masks(n, size, rng):
+    """Return masks (n, 1, size, size) of zeros and ones: a rectangle each, a quarter to all of the picture a side."""
+    masks = np.zeros((n, 1, size, size), np.float32)
+    for mask in masks:
+        height, width = (size, size) if rng.random() < WHOLE else rng.integers(size // 4, size + 1, 2)
+        top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
+        mask[:, top : top + height, left : left + width] = 1
+    return masks
+
+
+@lru_cache(maxsize=1)
+def examples():
+    """Return the latents of what the masks leave, {"mean", "std", "mask"}: one mask for each of the text's examples."""
+    composed = text.compose()
+    masks = random_masks(len(composed.images), SIZE, np.random.default_rng(9))
+
+    def make():
+        kept = (composed.images * (1 - masks.transpose(0, 2, 3, 1)) + 127.5 * masks.transpose(0, 2, 3, 1) + 0.5)
+        mean, std = encode_all(checkpoints.load("vae", VAE()), kept.astype(np.uint8))  # grey, 0 in [-1, 1], in the hole
+        return {"mean": mean, "std": std, "mask": shrink_mask(torch.from_numpy(masks), mean.shape[-2:])}
+
+    return cached("inpaint", "vae", make)
+
+
+def batch(generator, n):
+    """Draw n examples as the text's recipe does, with "extra" (n, 5, 16, 16): the mask and the latent of the rest."""
+    index = torch.randint(text.EXAMPLES, (n,), generator=generator)
+    kept = examples()
+    extra = torch.cat([kept["mask"][index], SCALE * text.draw(kept, index, generator)], dim=1)
+    return {**text.batch(generator, n, index), "extra": extra}
+
+
+def loss(network, batch, generator):
+    """Return the error of the predicted velocity, given the mask and what it leaves."""
+    context = text_encoder(batch["ids"])
+    return text.latent_loss(beside(network, batch["extra"]), batch["z"], generator, context=context)
+
+
+def text_encoder(ids):
+    """Return the context of tokens (B, L), by the trained text encoder."""
+    return reader_and_painter(str(ids.device)).text_encoder(ids)
+
+
+RECIPE = Recipe(
+    name="inpaint",
+    summary="fills a hole in a picture with what the prompt says: Stable Diffusion's U-Net with 9 channels",
+    model=model, batch=batch, loss=loss,
+    batch_size=32, lr=5e-4, weight_decay=0.01,  # half the rate: it goes on from trained weights
+    need=1.0,
+)  # fmt: skip

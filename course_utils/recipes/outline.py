@@ -1,0 +1,56 @@
+"""outline: colours a line drawing as the prompt says. A small U-Net that sees the lines beside the noisy latent."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+from course_utils.data import to_tensor
+from course_utils.generator.conditions import beside, outline
+from course_utils.latents import cached
+from course_utils.recipes import inpaint
+from course_utils.recipes import stable_diffusion as text
+from course_utils.systems.stable_diffusion import CONDITIONS
+from course_utils.training import Recipe
+
+FOLD = 4  # 64x64 lines become 16 channels of 16x16: as many places as the latent, and no line is lost
+
+
+def model():
+    """Return the untrained U-Net: 4 channels of latent, 16 of lines."""
+    return CONDITIONS["outline"]()
+
+
+@lru_cache(maxsize=1)
+def lines():
+    """Return the outlines (N, 1, 64, 64), 0 or 1 as uint8, of the text's examples."""
+
+    def make():
+        composed = text.compose()
+        masks = torch.from_numpy(composed.masks)[:, None]
+        found = [outline(to_tensor(composed.images[i : i + 64]), masks[i : i + 64] / 255)
+                 for i in range(0, len(masks), 64)]  # fmt: skip
+        return {"lines": torch.cat(found).byte()}
+
+    return cached("outline", "vae", make)["lines"]
+
+
+def batch(generator, n):
+    """Draw n examples as the text's recipe does, with "extra" (n, 16, 16, 16): the folded outline."""
+    index = torch.randint(text.EXAMPLES, (n,), generator=generator)
+    return {**text.batch(generator, n, index), "extra": F.pixel_unshuffle(lines()[index].float(), FOLD)}
+
+
+def loss(network, batch, generator):
+    """Return the error of the predicted velocity, given the lines."""
+    context = inpaint.text_encoder(batch["ids"])
+    return text.latent_loss(beside(network, batch["extra"]), batch["z"], generator, context=context)
+
+
+RECIPE = Recipe(
+    name="outline",
+    summary="colours a 64x64 line drawing as an English or a Chinese prompt says",
+    model=model, batch=batch, loss=loss,
+    batch_size=32, lr=1e-3, weight_decay=0.01,
+    need=1.0,
+)  # fmt: skip
