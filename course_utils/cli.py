@@ -40,7 +40,7 @@ def parser() -> Parser:
     draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
     evaluate = add("evaluate", help="let the evaluator judge what a system draws for the fixed prompts")
     evaluate.add_argument("system", nargs="?", default="text-pixel", metavar="SYSTEM",
-                          help="what reads prompts, or evaluator: itself, on real pictures (default: text-pixel)")
+                          help="what reads prompts; evaluator or vae: on real pictures (default: text-pixel)")
     evaluate.add_argument("--prompts", type=int, default=100, help="1 to 400 a language (default: 100)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
     for command in (draw, evaluate):

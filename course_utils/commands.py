@@ -41,8 +41,8 @@ def list_all(args: argparse.Namespace) -> int:
         print(f"    {card.get('steps', 0):,} steps, {card.get('minutes', 0):g} minutes on "
               f"{card.get('hardware', 'unknown hardware')}, {size:.1f} MB")
         for metric, value in card.get("metrics", {}).items():
-            many = isinstance(value, dict)  # shares that the evaluator found right
-            value = ", ".join(f"{key} {share:.0%}" for key, share in value.items()) if many else f"{value:.4g}"
+            many = value.items() if isinstance(value, dict) else ()  # shares right, and decibels
+            value = ", ".join(f"{key} {x:.0%}" if x <= 1 else f"{key} {x:.1f}" for key, x in many) or f"{value:.4g}"
             print(f"    {metric}: {value}")
     return 0
 
@@ -186,8 +186,9 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils import checkpoints, drawing, evaluation
 
     reading = [name for name, system in drawing.SYSTEMS.items() if "prompt" in system.reads]
-    if inputs.one_of("system to evaluate", args.system, [*reading, "evaluator"]) == "evaluator":
-        rows = evaluation.evaluate_evaluator(folder=args.folder)
+    others = {"evaluator": evaluation.evaluate_evaluator, "vae": evaluation.evaluate_vae}  # they read no prompts
+    if inputs.one_of("system to evaluate", args.system, [*reading, *others]) in others:
+        rows = others[args.system](folder=args.folder)
     else:
         rows = evaluation.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
                                    args.folder, progress=show_progress())

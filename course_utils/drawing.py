@@ -28,6 +28,7 @@ class System:
 SYSTEMS = {
     "noise-predictor": System("emoji out of pure noise; it takes no prompt", (), steps=50, guidance=1.0),
     "text-pixel": System("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 12, 1.5),
+    "stable-diffusion": System("64x64 emoji from a prompt, painted as latents", ("prompt", "guidance"), 20, 3.0),
 }
 BATCH = 16  # pictures at a time: keeps memory small, and costs no speed on a CPU
 SIDE = 1024  # pixels, about the side of a grid
@@ -88,45 +89,56 @@ def draw_prompts(system: str, prompts: list, steps: int, seed: int = 0, guidance
     from course_utils.data import to_uint8
 
     where, report = devices.best_device(device), progress or (lambda done, total: None)
-    sample, size = open_system(system, where, folder)
-    xT = start_noise(seed, len(prompts), size).to(where)
+    sample, shape, decode = open_system(system, where, folder)
+    xT = start_noise(seed, len(prompts), shape[-1], shape[0]).to(where)
 
     def draw(batch: int) -> torch.Tensor:
         starts, done = range(0, len(prompts), batch), []
         for number, i in enumerate(starts):
             for state in sample(xT[i:i + batch], prompts[i:i + batch], steps, guidance, negative):
                 report(number * steps + state.step, len(starts) * steps)
-            done.append(state.xt)
+            done.append(decode(state.xt))
         return torch.cat(done)
 
     return to_uint8(devices.halve_on_oom(draw, min(BATCH, len(prompts))))
 
 
-def open_system(name: str, device: torch.device, folder: str | Path | None = None) -> tuple[Callable, int]:
-    """Load a system: sample(xT, prompts, steps, guidance, negative), which yields States, and its pictures' side."""
+def open_system(name: str, device: torch.device, folder: str | Path | None = None) -> tuple[Callable, tuple, Callable]:
+    """Load a system: sample(xT, prompts, steps, guidance, negative), which yields States, the shape (C, S, S) of what
+    it paints, and decode, which makes pictures of that."""
     from course_utils import checkpoints
     from course_utils.generator.samplers import ddim, dpmpp_2m
     from course_utils.recipes.catalog import find
 
+    if name == "stable-diffusion":
+        from course_utils.systems.stable_diffusion import LATENT, open_stable_diffusion
+
+        system = open_stable_diffusion(device=device, folder=folder)
+        return system.txt2img, LATENT, system.decode
     model = checkpoints.load(name, find(name).model(), device=device, folder=folder)
     if name == "text-pixel":
         from course_utils.systems.text_pixel import SIZE
 
-        return partial(model.sample, sampler=dpmpp_2m), SIZE
+        return partial(model.sample, sampler=dpmpp_2m), (3, SIZE, SIZE), as_it_is
     from course_utils.recipes.noise_predictor import PREDICTION, SCHEDULE, SIZE
 
     def sample(xT, prompts, steps, guidance, negative):
         return ddim(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION)
 
-    return sample, SIZE
+    return sample, (3, SIZE, SIZE), as_it_is
 
 
-def start_noise(seed: int, count: int, size: int) -> torch.Tensor:
-    """Gaussian noise (count, 3, size, size), drawn picture by picture: picture i does not depend on `count`."""
+def as_it_is(x: torch.Tensor) -> torch.Tensor:
+    """Pictures need no decoder."""
+    return x
+
+
+def start_noise(seed: int, count: int, size: int, channels: int = 3) -> torch.Tensor:
+    """Gaussian noise (count, channels, size, size), drawn one by one: picture i does not depend on `count`."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randn(3, size, size, generator=generator) for _ in range(count)])
+    return torch.stack([torch.randn(channels, size, size, generator=generator) for _ in range(count)])
 
 
 def grid(pictures: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:

@@ -9,14 +9,15 @@ from importlib import import_module
 from pathlib import Path
 
 from course_utils import drawing, inputs
-from course_utils.compose import LANGUAGES
-from course_utils.data import to_tensor
+from course_utils.compose import LANGUAGES, Composer
+from course_utils.data import load_emoji, to_tensor
 from course_utils.evaluator import load_evaluator
-from course_utils.metrics import alignment, held_out_accuracy
+from course_utils.metrics import alignment, held_out_accuracy, psnr
 from course_utils.prompts import fixed_prompts, held_out_prompts
 
 COLUMNS = {"concept": "concept", "concept_top5": "top 5", "style": "style", "color": "colour",
-           "background": "background"}
+           "background": "background", "psnr": "PSNR", "perceptual": "perceptual", "concept_real": "before it"}
+UNITS = {"psnr": "{:.1f} dB", "perceptual": "{:.3f}"}  # everything else is a share
 NAMES = {"en": "English", "zh": "Chinese"}
 
 
@@ -58,9 +59,39 @@ def evaluate_evaluator(n: int = 2000, folder: str | Path | None = None) -> dict[
             for name, split in (("held out", "test"), ("trained on", "train")) for size in (64, 32)}
 
 
+def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, dict[str, float]]:
+    """Compare n pictures a row with what the autoencoder makes of them: held-out ones, and ones it was trained on.
+
+    psnr and perceptual: the mean PSNR in decibels and perceptual distance; concept: the share that the evaluator names
+    after the autoencoder, concept_real: before it.
+    """
+    import torch
+
+    from course_utils import checkpoints
+    from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
+    from course_utils.decoder.vae import VAE
+
+    vae, net = checkpoints.load("vae", VAE(), folder=folder), checkpoints.load("perceptual", FeatureNet())
+    evaluator, rows = load_evaluator(), {}
+    for name, split in (("held out", "test"), ("trained on", "train")):
+        real = Composer(load_emoji(64, split=split), languages=("en",)).compose(n, seed=5)
+        x = to_tensor(real.images)
+        with torch.inference_mode():
+            y = torch.cat([vae.decode(vae.encode(part).mean) for part in x.split(32)]).clamp(-1, 1)
+            looks = torch.cat([perceptual_distance(net, a, b) for a, b in zip(x.split(64), y.split(64))])
+        rows[f"{name}, {n}"] = {
+            "psnr": float(psnr(x, y).mean()), "perceptual": float(looks.mean()),
+            **{key: alignment(evaluator, pictures, real.attributes)["concept"]
+               for key, pictures in (("concept", y), ("concept_real", x))},
+        }  # fmt: skip
+    return rows
+
+
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """The rows of `evaluate` as text, shares in per cent."""
-    width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{name:>12}" for name in COLUMNS.values())]
-    lines += [f"{row:<{width}}" + "".join(f"{shares[key]:>12.0%}" for key in COLUMNS) for row, shares in rows.items()]
+    """The rows of an evaluation as text, shares in per cent."""
+    width, columns = max(map(len, rows)), [key for key in COLUMNS if key in next(iter(rows.values()))]
+    lines = [" " * width + "".join(f"{COLUMNS[key]:>12}" for key in columns)]
+    for row, values in rows.items():
+        shown = [UNITS.get(key, "{:.0%}").format(values[key]) for key in columns]
+        lines.append(f"{row:<{width}}" + "".join(f"{value:>12}" for value in shown))
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, VOCAB_SIZE, 
 
 SCALE = 1.0  # 1 / standard deviation of the shipped autoencoder's latents, computed in notebook 05
 CONTEXT_DIM = 128  # width of the text encoder
+LATENT = (4, 16, 16)  # what is painted: a quarter of the picture's side
 
 
 def tokenize(texts):
@@ -135,10 +136,15 @@ class StableDiffusion:
 def open_stable_diffusion(condition=None, device=None, folder=None):
     """Return the system with the shipped weights, on the device.
 
-    condition: None for text alone, or one of CONDITIONS, whose U-Net then takes the place of the first. Raises
-    CheckpointError when a checkpoint is missing or damaged. Built in notebook 06.
+    condition: None for text alone, or one of CONDITIONS, whose U-Net then takes the place of the first. folder: where
+    to look first. Raises CheckpointError when a checkpoint is missing or damaged. Built in notebook 06.
     """
-    network = checkpoints.load("stable-diffusion", TextToLatent(), device, folder)
-    vae = checkpoints.load("vae", VAE().to(memory_format=torch.channels_last), device, folder)
-    unet = network.unet if condition is None else checkpoints.load(condition, CONDITIONS[condition](), device, folder)
+
+    def load(name, model):
+        here = folder if name == (condition or "stable-diffusion") or name in checkpoints.available(folder) else None
+        return checkpoints.load(name, model, device, here)
+
+    network = load("stable-diffusion", TextToLatent())
+    vae = load("vae", VAE().to(memory_format=torch.channels_last))
+    unet = network.unet if condition is None else load(condition, CONDITIONS[condition]())
     return StableDiffusion(network.text_encoder, unet, vae, SCALE)
