@@ -11,7 +11,7 @@ from course_utils.generator.conditions import beside, shrink_mask
 from course_utils.latents import cached, encode_all
 from course_utils.recipes import stable_diffusion as text
 from course_utils.recipes.vae import SIZE
-from course_utils.systems.stable_diffusion import CONDITIONS, SCALE, TextToLatent
+from course_utils.systems.stable_diffusion import CONDITIONS, SCALE, make_unet
 from course_utils.training import Recipe
 
 WHOLE = 0.25  # of all masks hide the whole picture, as when there is nothing to keep
@@ -19,17 +19,11 @@ WHOLE = 0.25  # of all masks hide the whole picture, as when there is nothing to
 
 def model():
     """Return Stable Diffusion's trained U-Net with five silent channels more: the mask, and the latent of the rest."""
-    unet, trained = CONDITIONS["inpaint"](), reader_and_painter().unet.state_dict()
+    unet, trained = CONDITIONS["inpaint"](), checkpoints.load("stable-diffusion", make_unet()).state_dict()
     wide = torch.zeros_like(unet.conv_in.weight)
     wide[:, :4] = trained["conv_in.weight"]
     unet.load_state_dict({**trained, "conv_in.weight": wide})
     return unet
-
-
-@lru_cache(maxsize=1)
-def reader_and_painter(device="cpu"):
-    """Return the trained text encoder and U-Net, whose weights stay as they are."""
-    return checkpoints.load("stable-diffusion", TextToLatent(), device).requires_grad_(False)
 
 
 def random_masks(n, size, rng):
@@ -53,7 +47,7 @@ def examples():
         mean, std = encode_all(checkpoints.load("vae", VAE()), kept.astype(np.uint8))  # grey, 0 in [-1, 1], in the hole
         return {"mean": mean, "std": std, "mask": shrink_mask(torch.from_numpy(masks), mean.shape[-2:])}
 
-    return cached("inpaint", "vae", make)
+    return cached(f"inpaint-{text.EXAMPLES}", "vae", make)
 
 
 def batch(generator, n):
@@ -66,13 +60,8 @@ def batch(generator, n):
 
 def loss(network, batch, generator):
     """Return the error of the predicted velocity, given the mask and what it leaves."""
-    context = text_encoder(batch["ids"])
-    return text.latent_loss(beside(network, batch["extra"]), batch["z"], generator, context=context)
-
-
-def text_encoder(ids):
-    """Return the context of tokens (B, L), by the trained text encoder."""
-    return reader_and_painter(str(ids.device)).text_encoder(ids)
+    model = beside(network, batch["extra"])
+    return text.latent_loss(model, batch["z"], generator, context=text.read(batch["ids"]))
 
 
 RECIPE = Recipe(

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from course_utils.data import to_tensor
 from course_utils.generator.conditions import beside, outline
 from course_utils.latents import cached
-from course_utils.recipes import inpaint
 from course_utils.recipes import stable_diffusion as text
 from course_utils.systems.stable_diffusion import CONDITIONS
 from course_utils.training import Recipe
@@ -32,7 +31,7 @@ def lines():
                  for i in range(0, len(masks), 64)]  # fmt: skip
         return {"lines": torch.cat(found).byte()}
 
-    return cached("outline", "vae", make)["lines"]
+    return cached(f"outline-{text.EXAMPLES}", "vae", make)["lines"]
 
 
 def batch(generator, n):
@@ -43,8 +42,8 @@ def batch(generator, n):
 
 def loss(network, batch, generator):
     """Return the error of the predicted velocity, given the lines."""
-    context = inpaint.text_encoder(batch["ids"])
-    return text.latent_loss(beside(network, batch["extra"]), batch["z"], generator, context=context)
+    model = beside(network, batch["extra"])
+    return text.latent_loss(model, batch["z"], generator, context=text.read(batch["ids"]))
 
 
 RECIPE = Recipe(

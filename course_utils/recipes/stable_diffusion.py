@@ -14,7 +14,7 @@ from course_utils.generator.schedules import make_schedule
 from course_utils.latents import cached, encode_all
 from course_utils.recipes import text_pixel
 from course_utils.recipes.vae import SIZE
-from course_utils.systems.stable_diffusion import SCALE, TextToLatent, tokenize
+from course_utils.systems.stable_diffusion import SCALE, make_unet, open_text_encoder, tokenize
 from course_utils.training import Recipe
 
 CONCEPTS = (
@@ -35,11 +35,20 @@ SCHEDULE = make_schedule("cosine")
 
 
 def model():
-    """Return the untrained U-Net with the text encoder of notebook 04, which already knows many words."""
-    network = TextToLatent()
-    reader = checkpoints.load("text-pixel", text_pixel.TextPixel()).text_encoder
-    network.text_encoder.load_state_dict(reader.state_dict())
-    return network
+    """Return the untrained U-Net."""
+    return make_unet()
+
+
+@lru_cache(maxsize=1)
+def text_encoder(device):
+    """Return the frozen text encoder."""
+    return open_text_encoder(device)
+
+
+def read(ids):
+    """Return the context (B, L, D) of tokens (B, L)."""
+    with torch.no_grad():
+        return text_encoder(ids.device)(ids)
 
 
 @lru_cache(maxsize=1)
@@ -64,7 +73,7 @@ def examples():
         mean, std = encode_all(checkpoints.load("vae", VAE()), composed.images)
         return {"mean": mean, "std": std}
 
-    return cached("stable-diffusion", "vae", make), shown
+    return cached(f"text-{EXAMPLES}", "vae", make), shown
 
 
 def draw(latents, index, generator):
@@ -99,7 +108,7 @@ def latent_loss(network, z, generator, **conditions):
 
 def loss(network, batch, generator):
     """Return the error of the predicted velocity, given the captions."""
-    return latent_loss(network, batch["z"], generator, ids=batch["ids"])
+    return latent_loss(network, batch["z"], generator, context=read(batch["ids"]))
 
 
 RECIPE = Recipe(

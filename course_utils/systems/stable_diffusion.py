@@ -13,12 +13,12 @@ from course_utils.decoder.vae import VAE
 from course_utils.generator.conditions import beside, keep_known, shrink_mask
 from course_utils.generator.guidance import guided
 from course_utils.generator.latent_unet import LatentUNet
-from course_utils.generator.samplers import dpmpp_2m, timesteps
+from course_utils.generator.samplers import dpmpp_2m, solver_timesteps
 from course_utils.generator.schedules import Schedule, add_noise, make_schedule
-from course_utils.text_encoder.clip import CLIPTextModel
-from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, VOCAB_SIZE, encode, open_tokenizer
+from course_utils.systems.text_pixel import TextPixel
+from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, encode, open_tokenizer
 
-SCALE = 1.0  # 1 / standard deviation of the shipped autoencoder's latents, computed in notebook 05
+SCALE = 0.354  # 1 / standard deviation of the shipped autoencoder's latents, computed in notebook 05
 CONTEXT_DIM = 128  # width of the text encoder
 LATENT = (4, 16, 16)  # what is painted: a quarter of the picture's side
 
@@ -41,21 +41,6 @@ def make_unet(in_channels=4, channels=(40, 80, 160)):
     return unet.to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
 
-class TextToLatent(nn.Module):
-    """What is trained together: a text encoder, and the U-Net that listens to it.
-
-    forward(zt (B, 4, 16, 16), t (B,), ids (B, L)) -> the prediction (B, 4, 16, 16). Built in notebook 06.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.text_encoder = CLIPTextModel(VOCAB_SIZE, MAX_TOKENS, CONTEXT_DIM, num_layers=3, num_heads=4)
-        self.unet = make_unet()
-
-    def forward(self, zt, t, ids):
-        return self.unet(zt, t, self.text_encoder(ids))
-
-
 CONDITIONS = {  # what lies beside the four channels of the latent
     "inpaint": lambda: make_unet(in_channels=4 + 1 + 4),  # mask, latent of what is kept
     "outline": lambda: make_unet(in_channels=4 + 16, channels=(32, 64, 128)),  # 64x64 lines, folded 4 x 4
@@ -66,7 +51,8 @@ CONDITIONS = {  # what lies beside the four channels of the latent
 class StableDiffusion:
     """The three modules and what joins them. Rombach et al. 2022 (LDM). Built in notebook 06.
 
-    scale: what latents are multiplied by, 1 / their standard deviation; prediction: what the U-Net answers.
+    scale: what latents are multiplied by, 1 / their standard deviation; prediction: what the U-Net answers;
+    spacing, offset: which steps are visited, see `samplers.timesteps`.
     """
 
     text_encoder: nn.Module
@@ -76,6 +62,8 @@ class StableDiffusion:
     tokenize: Callable[[list[str]], torch.Tensor] = tokenize
     schedule: Schedule = make_schedule("cosine")
     prediction: str = "v"
+    spacing: str = "trailing"  # starts at pure noise, as the latents do
+    offset: int = 0
 
     def encode(self, pictures, generator=None):
         """Return the latents (B, 4, H/f, W/f) of pictures (B, 3, H, W) in [-1, 1], of variance about 1."""
@@ -90,16 +78,30 @@ class StableDiffusion:
         """Return the context (B, L, D) of some prompts."""
         return self.text_encoder(self.tokenize(prompts).to(self.text_encoder.final_layer_norm.weight.device))
 
+    def table(self, steps):
+        """Return the steps (S,) that a walk visits, from noise down to the picture."""
+        return solver_timesteps(steps, self.schedule.num_steps, self.spacing) + self.offset
+
     def listen(self, prompts, guidance, negative=None, extra=None):
         """Return the model (zt, t) -> prediction that follows the prompts; extra (B, E, h, w): more channels to see."""
-        context, away = self.read(prompts), self.read([negative or ""] * len(prompts))
-        every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)  # no token is hidden
+        context, away = self.read(prompts), self.read([negative or ""]).expand(len(prompts), -1, -1)
         unet = self.unet if extra is None else beside(self.unet, extra)
-        return guided(unet, context, every, guidance, away, every)
+
+        def hear(zt, t, context, context_mask):
+            return unet(zt, t, context=context)  # no token is hidden, and attention without a mask is faster
+
+        every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        return guided(hear, context, every, guidance, away, every)
 
     @torch.inference_mode()
-    def txt2img(self, zT, prompts, steps=20, guidance=3.0, negative=None, sampler=dpmpp_2m, extra=None, **options):
-        """From noise zT (B, 4, h, w) to the latent of a picture for each prompt; yields the sampler's States."""
+    def txt2img(
+        self, zT, prompts, steps=20, guidance=3.0, negative=None, sampler=dpmpp_2m, extra=None, spacing=None, **options
+    ):
+        """From noise zT (B, 4, h, w) to the latent of a picture for each prompt; yields the sampler's States.
+
+        spacing: one of the samplers', or a table of steps (S,); None: the system's own.
+        """
+        options["spacing"] = self.table(steps) if spacing is None else spacing
         model = self.listen(prompts, guidance, negative, extra)
         yield from sampler(model, zT, self.schedule, steps=steps, prediction=self.prediction, clip=False, **options)
 
@@ -107,9 +109,12 @@ class StableDiffusion:
     def img2img(self, pictures, prompts, strength=0.8, steps=20, generator=None, **options):
         """Start from pictures (B, 3, H, W), noised as far as `strength` says: 0 keeps them, 1 forgets them.
 
-        Only int(strength * steps) of the steps are walked. SDEdit, Meng et al. 2022, algorithm 1.
+        Only int(strength * steps) of the steps are walked. Raises ValueError unless 0 <= strength <= 1.
+        SDEdit, Meng et al. 2022, algorithm 1.
         """
-        table = timesteps(steps, self.schedule.num_steps, "trailing")[steps - int(strength * steps) :]
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must be a number from 0 to 1, not {strength!r}")
+        table = self.table(steps)[steps - int(strength * steps) :]
         z = self.encode(pictures, generator)
         eps = torch.randn(z.shape, generator=generator).to(z)
         zt = add_noise(z, eps, table[:1].repeat(len(z)).to(z.device), self.schedule) if len(table) else z
@@ -121,7 +126,7 @@ class StableDiffusion:
 
         A U-Net of 9 channels sees the mask and what is kept; one of 4 is corrected after every step.
         """
-        table, small = timesteps(steps, self.schedule.num_steps, "trailing"), shrink_mask(mask, zT.shape[-2:])
+        table, small = self.table(steps), shrink_mask(mask, zT.shape[-2:])
         if self.unet.conv_in.in_channels == 9:  # in the order of Stable Diffusion: latent 4, mask 1, masked latent 4
             extra = torch.cat([small, self.encode(pictures * (mask < 0.5), generator)], dim=1)
             yield from self.txt2img(zT, prompts, steps, extra=extra, spacing=table, **options)
@@ -133,6 +138,14 @@ class StableDiffusion:
             yield state
 
 
+def open_text_encoder(device=None, folder=None):
+    """Return the text encoder of notebook 04, trained with `text-pixel`; its weights stay as they are.
+
+    Stable Diffusion froze CLIP's in the same way. Raises CheckpointError when its checkpoint is missing or damaged.
+    """
+    return checkpoints.load("text-pixel", TextPixel(), device, folder).text_encoder.requires_grad_(False)
+
+
 def open_stable_diffusion(condition=None, device=None, folder=None):
     """Return the system with the shipped weights, on the device.
 
@@ -140,11 +153,11 @@ def open_stable_diffusion(condition=None, device=None, folder=None):
     to look first. Raises CheckpointError when a checkpoint is missing or damaged. Built in notebook 06.
     """
 
-    def load(name, model):
-        here = folder if name == (condition or "stable-diffusion") or name in checkpoints.available(folder) else None
-        return checkpoints.load(name, model, device, here)
+    def place(name):  # what was trained anew may lie elsewhere than what it builds on
+        return folder if name in checkpoints.available(folder) else None
 
-    network = load("stable-diffusion", TextToLatent())
-    vae = load("vae", VAE().to(memory_format=torch.channels_last))
-    unet = network.unet if condition is None else load(condition, CONDITIONS[condition]())
-    return StableDiffusion(network.text_encoder, unet, vae, SCALE)
+    unet = CONDITIONS[condition]() if condition else make_unet()
+    name = condition or "stable-diffusion"
+    vae = checkpoints.load("vae", VAE().to(memory_format=torch.channels_last), device, place("vae"))
+    unet = checkpoints.load(name, unet, device, folder)
+    return StableDiffusion(open_text_encoder(device, place("text-pixel")), unet, vae, SCALE)
