@@ -36,7 +36,7 @@ test: $(READY)  ## lint, all tests, every notebook from top to bottom; no networ
 lint: $(READY)  ## ruff, on the code and on the notebooks' text twins
 	@$(PY) -m ruff check .
 
-bench: $(READY)  ## our U-Net and DDIM beside diffusers', in pictures/s
+bench: $(READY)  ## our U-Net, DDIM and Stable Diffusion beside diffusers', in pictures/s
 	@$(PY) tests/bench.py
 
 notebooks: $(READY)  ## execute all notebooks in order and store their outputs

@@ -1,4 +1,4 @@
-"""The command `course`: doctor, list, train, draw, evaluate.
+"""The command `course`: doctor, list, train, draw, evaluate, export.
 
 Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
 can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """All commands and their options."""
-    top = Parser(prog="course", description="Diffusion models from scratch: check, list, train, draw, evaluate.")
+    top = Parser(prog="course", description="Diffusion models from scratch: check, list, train, draw, evaluate, export")
     add = top.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser
     add("doctor", help="is this machine ready? data, checkpoints, packages, device")
     add("list", help="the recipes and the checkpoints they made")
@@ -43,6 +43,7 @@ def parser() -> Parser:
                           help="what reads prompts; evaluator or vae: on real pictures (default: text-pixel)")
     evaluate.add_argument("--prompts", type=int, default=100, help="1 to 400 a language (default: 100)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
+    export_options(add("export", help="write a system as a folder that diffusers opens"))
     for command in (draw, evaluate):
         sampling_options(command)
     for command in (train, draw, evaluate):
@@ -60,6 +61,13 @@ def train_options(train: Parser) -> None:
     train.add_argument("--continue", dest="warm", action="store_true", help="begin with the shipped weights")
     train.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
     train.add_argument("--replace", action="store_true", help="replace a shipped checkpoint that was trained longer")
+
+
+def export_options(export: Parser) -> None:
+    """Add what an export can be told."""
+    export.add_argument("system", metavar="SYSTEM", help="stable-diffusion, or inpaint")
+    export.add_argument("folder", metavar="FOLDER", help="a new folder, an empty one, or an earlier export")
+    export.add_argument("--from", dest="checkpoints", help="folder of the checkpoints (default: the shipped ones)")
 
 
 def sampling_options(command: Parser) -> None:
@@ -90,7 +98,7 @@ def explain(error: Exception) -> str | None:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 the doctor misses something, 2 wrong input, 130 Ctrl-C."""
     actions = {"doctor": commands.doctor, "list": commands.list_all, "train": commands.train, "draw": commands.draw,
-               "evaluate": commands.evaluate}
+               "evaluate": commands.evaluate, "export": commands.export}
     try:
         args = parser().parse_args(argv)
         return actions[args.command](args)

@@ -199,6 +199,21 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def export(args: argparse.Namespace) -> int:
+    """Write a system as a folder of diffusers."""
+    conditions = {"stable-diffusion": None, "inpaint": "inpaint"}
+    condition = conditions[inputs.one_of("system to export", args.system, conditions)]
+    from course_utils.systems.folder import export_folder
+    from course_utils.systems.stable_diffusion import open_stable_diffusion
+
+    start = time.perf_counter()
+    folder = export_folder(open_stable_diffusion(condition, folder=args.checkpoints), args.folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    print(f"{args.system}: {size:.1f} MB in {time.perf_counter() - start:.1f} s: {folder}\nIts README.md says how to "
+          "open it in diffusers.")
+    return 0
+
+
 def show_progress():
     """A progress(done, total) that draws a bar on a terminal, and nothing elsewhere."""
     from tqdm import tqdm

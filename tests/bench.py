@@ -1,4 +1,4 @@
-"""Our U-Net and DDIM beside diffusers' UNet2DModel and DDIMScheduler: the same weights and work, in pictures/s.
+"""Our U-Net, DDIM and Stable Diffusion beside diffusers' own: the same weights and work, in pictures/s.
 
     make bench
 
@@ -13,14 +13,19 @@ import time
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
+from course_utils.decoder.vae import VAE
 from course_utils.devices import best_device, describe, synchronize
 from course_utils.generator.objectives import diffusion_loss
 from course_utils.generator.samplers import ddim
 from course_utils.generator.samplers import draw as run_sampler
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import UNet
+from course_utils.systems.peers import to_pipeline
+from course_utils.systems.stable_diffusion import LATENT, SCALE, StableDiffusion, make_unet
+from course_utils.systems.text_pixel import TextPixel
 
 ROUNDS, BATCH, TRAIN_STEPS, DRAW_STEPS = 9, 16, 4, 10
+PROMPT, PROMPT_STEPS, GUIDANCE = "pink butterfly, noto style, blue sky and grass", 20, 3.0
 # the network of notebook 02, inside its patches: 32 x 32 pixels are 12 channels of 16 x 16
 CHANNELS, HEAD, GROUPS, SIZE = (32, 64, 128), 32, 8, 16
 
@@ -63,6 +68,28 @@ def draw_theirs(model, xT, scheduler):
     return xT
 
 
+def prompt_to_picture(device):
+    """Our Stable Diffusion and diffusers' pipeline as functions that draw PROMPT, (1, 3, 64, 64) in [0, 1]."""
+    last = torch.channels_last  # for both
+    parts = [TextPixel().text_encoder, make_unet(), VAE()]
+    ours = StableDiffusion(*[part.eval().to(device, memory_format=last) for part in parts], SCALE)
+    theirs = to_pipeline(ours).to(device)
+    theirs.set_progress_bar_config(disable=True)
+    for part in (theirs.unet, theirs.vae):
+        part.to(memory_format=last)
+    zT = torch.randn(1, *LATENT, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def draw_ours():
+        *_, state = ours.txt2img(zT, [PROMPT], PROMPT_STEPS, GUIDANCE)
+        return ours.decode(state.xt) / 2 + 0.5
+
+    def draw_theirs():
+        return theirs(PROMPT, num_inference_steps=PROMPT_STEPS, guidance_scale=GUIDANCE, latents=zT.clone(),
+                      output_type="pt").images  # fmt: skip
+
+    return draw_ours, draw_theirs
+
+
 def race(ours, theirs, device) -> tuple[float, float, float]:
     """Median seconds of ours and theirs, and the median of the rounds' ratios, taken in turns after a warm-up."""
     seconds = ([], [])
@@ -91,11 +118,15 @@ def main() -> int:
     print(f"{describe(device)}, {torch.get_num_threads()} threads, {sum(p.numel() for p in ours.parameters()):,} "
           f"parameters, batch {BATCH}, median of {ROUNDS} rounds in turns")
     print(f"the same pictures after {DRAW_STEPS} steps of DDIM: largest difference {difference:.1e}")
+    system, pipeline = prompt_to_picture(device)
+    print(f"Stable Diffusion, one prompt, {PROMPT_STEPS} steps, guidance {GUIDANCE:g}: largest difference of the "
+          f"pictures {(system() - pipeline()).abs().max():.1e}")
     races = {
         "sampling": (lambda: run_sampler(ddim, ours, x, schedule, steps=DRAW_STEPS),
                      lambda: draw_theirs(theirs, x, scheduler), BATCH),
         "training": (lambda: train_ours(ours, x, schedule, optimizers[0]),
                      lambda: train_theirs(theirs, x, scheduler, optimizers[1]), BATCH * TRAIN_STEPS),
+        "prompt": (system, pipeline, 1),
     }
     print(f"{'':10}{'course':>14}{'diffusers':>14}{'ratio':>8}")
     for name, (left, right, pictures) in races.items():

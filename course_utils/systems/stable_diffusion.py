@@ -85,13 +85,9 @@ class StableDiffusion:
     def listen(self, prompts, guidance, negative=None, extra=None):
         """Return the model (zt, t) -> prediction that follows the prompts; extra (B, E, h, w): more channels to see."""
         context, away = self.read(prompts), self.read([negative or ""]).expand(len(prompts), -1, -1)
+        every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)  # no token is hidden
         unet = self.unet if extra is None else beside(self.unet, extra)
-
-        def hear(zt, t, context, context_mask):
-            return unet(zt, t, context=context)  # no token is hidden, and attention without a mask is faster
-
-        every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-        return guided(hear, context, every, guidance, away, every)
+        return guided(unet, context, every, guidance, away, every)
 
     @torch.inference_mode()
     def txt2img(
