@@ -96,7 +96,8 @@ print("seed 1, the same pictures:", same(draw_pictures(seed=1, count=2), picture
 # %% slideshow={"slide_type": "-"}
 from course_utils import drawing, widgets
 
-READS = {"text-pixel": ("prompt", "guidance"), "noise-predictor": ()}             # what each system takes
+READS = {"text-pixel": ("prompt", "guidance"), "stable-diffusion": ("prompt", "guidance"),   # what each system takes
+         "noise-predictor": ()}
 
 def drawn(prompt, system, steps, guidance, seed):
     pictures = draw_pictures(system, prompt, steps, seed, count=8, guidance=guidance)
@@ -108,8 +109,9 @@ widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=1
 # %% [markdown] slideshow={"slide_type": "-"}
 # The prompt asks for a pink butterfly under a blue sky, on grass. **text-pixel** has learned 64 things in both
 # languages, at 32 pixels; it never saw a *pink* butterfly, so it has to put two words together. Notebook 04 builds it,
-# and measures how often it succeeds. The other system, **noise-predictor**, reads nothing: choose it, and the fields
-# *prompt* and *guidance* turn grey. The library says in words what it cannot follow:
+# and measures how often it succeeds. **stable-diffusion** knows twice as many things and paints them at 64 pixels, by way
+# of a small latent picture: notebook 06. It likes 20 steps and a guidance of 3. The third, **noise-predictor**, reads
+# nothing: choose it, and the fields *prompt* and *guidance* turn grey. The library says in words what it cannot follow:
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
