@@ -287,6 +287,141 @@ WRONG += [
 ]
 
 
+# ------------------------------------------------------------------ notebook 05
+PICTURE = (1, 2, 3)
+
+
+def decibels(x, y, span=2.0, log=torch.log10):
+    return 10 * log(span**2 / (x - y).square().mean(PICTURE))
+
+
+def price(mean, logvar, *, half=0.5, sign=-1, reduce=torch.mean):
+    return half * reduce(mean.square() + logvar.exp() - 1 + sign * logvar, PICTURE)
+
+
+def unlike(a, b, dim=1):
+    return (F.normalize(a, dim=dim) - F.normalize(b, dim=dim)).square().sum(1).mean((1, 2))
+
+
+def rebuilt(patches, channels, mean=None, axes=lambda Vt, c: Vt[:c].T):
+    mean = patches.mean(0) if mean is None else mean
+    A = axes(torch.linalg.svd(patches - mean, full_matrices=False)[2], channels)
+    return mean + (patches - mean) @ A @ A.T
+
+
+def rebuilt_by_eigh(patches, channels, best=False):
+    centred = patches - patches.mean(0)
+    axes = torch.linalg.eigh(centred.T @ centred)[1]
+    A = axes[:, -channels:] if best else axes[:, :channels]
+    return patches.mean(0) + centred @ A @ A.T
+
+
+SOLUTIONS |= {
+    "05-psnr": lambda x, y: 20 * torch.log10(2 / (x - y).square().mean(PICTURE).sqrt()),
+    "05-sample": lambda m, lv, e: m + lv.exp().sqrt() * e,
+    "05-kl": price,
+    "05-looks": lambda a, b: 2 - 2 * F.cosine_similarity(a, b, dim=1).mean((1, 2)),
+    "05-scale": lambda m, lv: 1 / (m.var() + lv.exp().mean()).sqrt(),
+    "05-linear": lambda p, c: rebuilt_by_eigh(p, c, best=True),
+}
+WRONG += [
+    ("05-psnr", lambda x, y: decibels(x, y, span=1), "span 2, from -1 to 1, not 1"),
+    ("05-psnr", lambda x, y: decibels(x, y, log=torch.log), "natural logarithm"),
+    ("05-psnr", lambda x, y: 10 * torch.log10(4 / F.mse_loss(x, y)), "shape"),
+    ("05-psnr", lambda x, y: 10 * torch.log10(4 / (x - y).abs().mean(PICTURE)), "not squared"),
+    ("05-psnr", lambda x, y: 10 * torch.log10(4 / (x - y).mean(PICTURE).square()), "square first"),
+    ("05-psnr", lambda x, y: (10 * torch.log10(4 / (x - y).square().mean((2, 3)))).mean(1), "errors first"),
+    ("05-psnr", lambda x, y: decibels(x, y, span=x.max() - x.min()), "happen to be here"),
+    ("05-psnr", lambda x, y: 2 * decibels(x, y), "factor"),
+    ("05-sample", lambda m, lv, e: m + lv.exp() * e, "variance"),
+    ("05-sample", lambda m, lv, e: m + 0.5 * lv.exp() * e, "halve the logarithm"),
+    ("05-sample", lambda m, lv, e: m + lv.sqrt() * e, "may be negative"),
+    ("05-sample", lambda m, lv, e: m + (lv / 2).exp() * torch.randn_like(m), "random"),
+    ("05-sample", lambda m, lv, e: m + (lv / 2).exp().detach() * e, "no gradient reaches logvar"),
+    ("05-sample", torch.no_grad()(lambda m, lv, e: m + (lv / 2).exp() * e), "no gradient reaches mean"),
+    ("05-sample", lambda m, lv, e: m.add_((lv / 2).exp() * e), "in place"),
+    ("05-kl", lambda m, lv: price(m, lv, reduce=torch.sum), "mean is asked"),
+    ("05-kl", lambda m, lv: price(m, lv, half=-0.5, reduce=torch.sum), "a minus too many"),
+    ("05-kl", lambda m, lv: price(m, lv, half=1), "1/2"),
+    ("05-kl", lambda m, lv: price(m, lv, sign=1), "wrong sign"),
+    ("05-kl", lambda m, lv: price(m, lv).mean(), "shape"),
+    ("05-kl", lambda m, lv: (0.5 * m**2 + lv.exp() - 1 - lv).mean(PICTURE), "brackets"),
+    ("05-kl", lambda m, lv: 0.5 * (m**2 + lv - 1 - lv).mean(PICTURE), "logvar.exp()"),
+    ("05-looks", lambda a, b: (a - b).square().sum(1).mean((1, 2)), "unit length: F.normalize"),
+    ("05-looks", lambda a, b: unlike(a, b, dim=-1), "each row"),
+    ("05-looks", lambda a, b: F.normalize(a - b, dim=1).square().sum(1).mean((1, 2)), "then subtract"),
+    ("05-looks", lambda a, b: F.cosine_similarity(a, b, dim=1).mean((1, 2)), "2 - 2 cosine"),
+    ("05-looks", lambda a, b: unlike(a, b).mean(), "shape"),
+    ("05-looks", lambda a, b: (F.normalize(a) - F.normalize(b)).square().mean(PICTURE), "channels are averaged"),
+    ("05-scale", lambda m, lv: (m.var() + lv.exp().mean()).sqrt(), "1 over it"),
+    ("05-scale", lambda m, lv: 1 / m.std(), "own noise is missing"),
+    ("05-scale", lambda m, lv: 1 / (m.std() + (lv / 2).exp().mean()), "variances add up"),
+    ("05-scale", lambda m, lv: 1 / (m + (lv / 2).exp() * torch.randn_like(m)).std(), "random"),
+    ("05-scale", lambda m, lv: (m.var() + lv.mean()).rsqrt(), "logarithm itself"),
+    ("05-scale", lambda m, lv: (m.var() + lv.exp().mean()).rsqrt().item(), "float"),
+    ("05-linear", rebuilt_by_eigh, "eigh sorts upwards"),
+    ("05-linear", lambda p, c: rebuilt(p, c, mean=0 * p[0]), "mean is not subtracted"),
+    ("05-linear", lambda p, c: rebuilt(p, c, mean=p.mean()), "patches.mean(dim=0)"),
+    ("05-linear", lambda p, c: rebuilt(p, c, axes=lambda Vt, c: Vt[:, :c]), "rows are the axes"),
+    ("05-linear", lambda p, c: rebuilt(p, c) - p.mean(0), "not added back"),
+    ("05-linear", lambda p, c: rebuilt(p, c + 1), "too many"),
+]
+
+
+# ------------------------------------------------------------------ notebook 06
+def blend(zt, known, eps, mask, a, power=0.5):
+    return mask * zt + (1 - mask) * (a**power * known + (1 - a) ** power * eps)
+
+
+def beside_it(zt, mask, kept, **options):
+    return torch.cat([zt, F.interpolate(mask, zt.shape[-2:], **options), kept], 1)
+
+
+def ask(context, position, own=True, root=True):
+    q = context.mean(1, keepdim=True) + position
+    k = torch.cat([q, context], 1) if own else context
+    return F.scaled_dot_product_attention(q, k, k, scale=None if root else 1.0)[:, 0]
+
+
+SOLUTIONS |= {
+    "06-picture": lambda decode, z, s: decode(z / s).clamp(-1, 1),
+    "06-strength": lambda table, strength: table[len(table) - int(strength * len(table)):],
+    "06-keep": blend,
+    "06-nine": beside_it,
+    "06-pool": ask,
+    "06-two": lambda n, p, b, ps, ts: (1 - ps) * n + (ps - ts) * p + ts * b,
+}
+WRONG += [
+    ("06-picture", lambda decode, z, s: decode(z * s).clamp(-1, 1), "wrong side"),
+    ("06-picture", lambda decode, z, s: decode(z).clamp(-1, 1), "scale is missing"),
+    ("06-picture", lambda decode, z, s: decode(z / s), "nothing is clipped"),
+    ("06-picture", lambda decode, z, s: ((decode(z / s) + 1) / 2).clamp(0, 1), "[-1, 1]"),
+    ("06-picture", lambda decode, z, s: decode(z.div_(s)).clamp(-1, 1), "in place"),
+    ("06-strength", lambda table, strength: table[:int(strength * len(table))], "noisy part"),
+    ("06-strength", lambda table, strength: table[int(strength * len(table)):], "turned round"),
+    ("06-strength", lambda table, strength: table[-round(strength * len(table)):], "rounded"),
+    ("06-strength", lambda table, strength: table[-int(strength * len(table)):].flip(0), "reversed"),
+    ("06-strength", lambda table, strength: table[-int(strength * len(table)):].tolist(), "list"),
+    ("06-strength", lambda table, strength: table[-(strength * len(table)):], "TypeError"),
+    ("06-keep", lambda zt, k, e, m, a: blend(zt, k, e, 1 - m, a), "turned round"),
+    ("06-keep", lambda zt, k, e, m, a: m * zt + (1 - m) * k, "same step first"),
+    ("06-keep", lambda *args: blend(*args, power=1), "roots are missing"),
+    ("06-keep", lambda zt, k, e, m, a: blend(zt, k, torch.randn_like(e), m, a), "random"),
+    ("06-nine", lambda zt, m, k: torch.cat([zt, m, k], 1), "Sizes of tensors"),
+    ("06-nine", lambda zt, m, k: beside_it(zt, m, k, mode="bilinear", antialias=True), "grey borders"),
+    ("06-nine", lambda zt, m, k: beside_it(k, m, zt), "exchanged"),
+    ("06-nine", lambda zt, m, k: beside_it(zt, m, k)[:, [0, 1, 2, 3, 5, 6, 7, 8, 4]], "order"),
+    ("06-pool", lambda c, p: ask(c, p, own=False), "not among the tokens"),
+    ("06-pool", lambda c, p: ask(c, p, root=False), "sqrt(D)"),
+    ("06-pool", lambda c, p: ask(c, 0 * p), "position is not added"),
+    ("06-pool", lambda c, p: c.mean(1), "plain mean"),
+    ("06-two", lambda n, p, b, ps, ts: n + ts * (p - n) + ps * (b - p), "exchanged"),
+    ("06-two", lambda n, p, b, ps, ts: n + ps * (p - n) + ts * (b - n), "counted twice"),
+    ("06-two", lambda n, p, b, ps, ts: (1 - ps) * n + (ps + ts) * p - ts * b, "the wrong way"),
+    ("06-two", lambda n, p, b, ps, ts: ps * (p - n) + ts * (b - p), "start is missing"),
+]
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_solution_is_accepted(name):
     for _ in range(3):
