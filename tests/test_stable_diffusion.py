@@ -154,6 +154,10 @@ def test_img2img(walk, strength):
     assert_same(system, ours, theirs)
 
 
+def test_a_strength_that_walks_no_step_shows_no_state():
+    assert list(tiny_system().img2img(random(1, 3, SIDE, SIDE), PROMPTS[:1], strength=0.0, steps=STEPS)) == []
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.2, float("nan")])
 def test_strength_out_of_range(strength):
     with pytest.raises(ValueError, match="from 0 to 1"):

@@ -111,9 +111,11 @@ class StableDiffusion:
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must be a number from 0 to 1, not {strength!r}")
         table = self.table(steps)[steps - int(strength * steps) :]
+        if not len(table):  # no step to walk, so no state to show
+            return
         z = self.encode(pictures, generator)
         eps = torch.randn(z.shape, generator=generator).to(z)
-        zt = add_noise(z, eps, table[:1].repeat(len(z)).to(z.device), self.schedule) if len(table) else z
+        zt = add_noise(z, eps, table[:1].repeat(len(z)).to(z.device), self.schedule)
         yield from self.txt2img(zt, prompts, steps, spacing=table, **options)
 
     @torch.inference_mode()
