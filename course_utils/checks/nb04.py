@@ -12,7 +12,7 @@ def merge_case(g: torch.Generator, i: int) -> tuple:
     """(ids, pair, new_id): few different tokens, so that pairs are many; every second pair is of two equal tokens."""
     ids = torch.randint(4, (14 + 3 * i,), generator=g)
     first, second = (2, 2) if i % 2 else (1, 3)
-    ids[3:8] = torch.tensor([first, first, first, second, second])  # a run, and the pair within it
+    ids[2:9] = torch.tensor([0, first, first, first, second, second, 0])  # a run of odd length, or the pair within it
     return ids, (first, second), 9
 
 
