@@ -50,6 +50,11 @@ def locked(path: Path):
         ) from None
 
 
+def is_full_disk(error: Exception) -> bool:
+    """Did a full disk cause this error? safetensors wraps one in its own exception type, so its words count too."""
+    return any(sign in str(error) for sign in ("No space left", "File too large")) or getattr(error, "errno", 0) == 28
+
+
 def write_atomically(path: Path, write) -> None:
     """Let write(temporary path) make a file, then put it in place at once: a crash leaves the old one whole."""
     path = Path(path)
@@ -59,8 +64,8 @@ def write_atomically(path: Path, write) -> None:
     try:
         write(temporary)
         os.replace(temporary, path)
-    except Exception as error:  # safetensors wraps a full disk in its own exception type
-        if "No space left" in str(error) or "File too large" in str(error) or getattr(error, "errno", 0) == 28:
+    except Exception as error:
+        if is_full_disk(error):
             raise CheckpointError(
                 f"the disk is full: {path.name} was not saved, what was there before is untouched; "
                 "free some space and save again"

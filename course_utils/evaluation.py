@@ -8,9 +8,13 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from course_utils import drawing, inputs
+import torch
+
+from course_utils import checkpoints, drawing, inputs
 from course_utils.compose import LANGUAGES, Composer
 from course_utils.data import load_emoji, to_tensor
+from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
+from course_utils.decoder.vae import VAE
 from course_utils.evaluator import load_evaluator
 from course_utils.metrics import alignment, held_out_accuracy, psnr
 from course_utils.prompts import fixed_prompts, held_out_prompts
@@ -65,12 +69,6 @@ def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, di
     psnr and perceptual: the mean PSNR in decibels and perceptual distance; concept: the share that the evaluator names
     after the autoencoder, concept_real: before it.
     """
-    import torch
-
-    from course_utils import checkpoints
-    from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
-    from course_utils.decoder.vae import VAE
-
     vae, net = checkpoints.load("vae", VAE(), folder=folder), checkpoints.load("perceptual", FeatureNet())
     evaluator, rows = load_evaluator(), {}
     for name, split in (("held out", "test"), ("trained on", "train")):

@@ -26,7 +26,7 @@ def encode_all(vae, images, device="cpu", progress=None):
     return torch.cat(means), torch.cat(stds)
 
 
-def cached(name, vae_name, make, folder=None):
+def cached(name, vae_name, make):
     """Return the tensors {name: (N, ...)} that make() gives, from a file beside the data when it was made before.
 
     The file bears the digest of the autoencoder's checkpoint: another one's latents are never mixed in. A file that
@@ -35,7 +35,7 @@ def cached(name, vae_name, make, folder=None):
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    digest = checkpoints.card(vae_name, folder)["sha256"][:12]
+    digest = checkpoints.card(vae_name)["sha256"][:12]
     path = DATA_DIR / "cache" / f"{name}-{digest}.safetensors"
     if path.exists():
         try:

@@ -75,7 +75,8 @@ def test_a_batch_can_be_repeated(few, recipe):
 def test_one_step_reaches_every_weight(few, recipe):
     torch.manual_seed(0)
     network = recipe.model()
-    recipe.loss(network, recipe.batch(torch.Generator().manual_seed(0), 8), torch.Generator().manual_seed(1)).backward()
+    batch = recipe.batch(torch.Generator().manual_seed(0), 8)
+    recipe.RECIPE.loss(network, batch, torch.Generator().manual_seed(1)).backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
 

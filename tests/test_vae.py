@@ -64,7 +64,7 @@ def test_the_card_says_what_evaluation_finds():
 def test_scale_is_that_of_the_latents(source, within):
     """Nearest for what Stable Diffusion learns from, larger subjects than the autoencoder's own pictures show."""
     composer = {
-        "stable-diffusion": lambda: Composer(stable_diffusion.emoji(), p_color=0.4, p_background=0.5, min_scale=1.0),
+        "stable-diffusion": stable_diffusion.composer,
         "vae": vae.composer,
     }[source]()
     parts = to_tensor(composer.compose(256, seed=6).images).split(32)

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from course_utils.generator.schedules import add_noise
+
 
 def beside(model, extra):
     """Return a model that also sees `extra` (B, E, H, W), laid beside the noisy latent as further channels.
@@ -31,8 +33,7 @@ def keep_known(zt, known, eps, mask, t, schedule):
     4-channel branch of diffusers' inpainting. Built in notebook 06.
     """
     if t >= 0:
-        signal, noise = schedule.at(torch.full((len(zt),), t, device=zt.device), zt)
-        known = signal * known + noise * eps
+        known = add_noise(known, eps, torch.full((len(zt),), t, device=zt.device), schedule)
     return zt.copy_(mask * zt + (1 - mask) * known)
 
 

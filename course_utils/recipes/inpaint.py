@@ -7,7 +7,7 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.decoder.vae import VAE
-from course_utils.generator.conditions import beside, shrink_mask
+from course_utils.generator.conditions import shrink_mask
 from course_utils.latents import cached, encode_all
 from course_utils.recipes import stable_diffusion as text
 from course_utils.recipes.vae import SIZE
@@ -39,12 +39,13 @@ def random_masks(n, size, rng):
 @lru_cache(maxsize=1)
 def examples():
     """Return the latents of what the masks leave, {"mean", "std", "mask"}: one mask for each of the text's examples."""
-    composed = text.compose()
-    masks = random_masks(len(composed.images), SIZE, np.random.default_rng(9))
 
     def make():
-        kept = (composed.images * (1 - masks.transpose(0, 2, 3, 1)) + 127.5 * masks.transpose(0, 2, 3, 1) + 0.5)
-        mean, std = encode_all(checkpoints.load("vae", VAE()), kept.astype(np.uint8))  # grey, 0 in [-1, 1], in the hole
+        composed = text.compose()
+        masks = random_masks(len(composed.images), SIZE, np.random.default_rng(9))
+        hole = masks.transpose(0, 2, 3, 1)
+        kept = (composed.images * (1 - hole) + 127.5 * hole + 0.5).astype(np.uint8)  # grey, 0 in [-1, 1], in the hole
+        mean, std = encode_all(checkpoints.load("vae", VAE()), kept)
         return {"mean": mean, "std": std, "mask": shrink_mask(torch.from_numpy(masks), mean.shape[-2:])}
 
     return cached(f"inpaint-{text.EXAMPLES}", "vae", make)
@@ -58,16 +59,10 @@ def batch(generator, n):
     return {**text.batch(generator, n, index), "extra": extra}
 
 
-def loss(network, batch, generator):
-    """Return the error of the predicted velocity, given the mask and what it leaves."""
-    model = beside(network, batch["extra"])
-    return text.latent_loss(model, batch["z"], generator, context=text.read(batch["ids"]))
-
-
 RECIPE = Recipe(
     name="inpaint",
     summary="fills a hole in a picture with what the prompt says: Stable Diffusion's U-Net with 9 channels",
-    model=model, batch=batch, loss=loss,
+    model=model, batch=batch, loss=text.loss,
     batch_size=32, lr=5e-4, weight_decay=0.01,  # half the rate: it goes on from trained weights
     need=1.0,
 )  # fmt: skip

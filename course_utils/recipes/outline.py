@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.data import to_tensor
-from course_utils.generator.conditions import beside, outline
+from course_utils.generator.conditions import outline
 from course_utils.latents import cached
 from course_utils.recipes import stable_diffusion as text
 from course_utils.systems.stable_diffusion import CONDITIONS
@@ -40,16 +40,10 @@ def batch(generator, n):
     return {**text.batch(generator, n, index), "extra": F.pixel_unshuffle(lines()[index].float(), FOLD)}
 
 
-def loss(network, batch, generator):
-    """Return the error of the predicted velocity, given the lines."""
-    model = beside(network, batch["extra"])
-    return text.latent_loss(model, batch["z"], generator, context=text.read(batch["ids"]))
-
-
 RECIPE = Recipe(
     name="outline",
     summary="colours a 64x64 line drawing as an English or a Chinese prompt says",
-    model=model, batch=batch, loss=loss,
+    model=model, batch=batch, loss=text.loss,
     batch_size=32, lr=1e-3, weight_decay=0.01,
     need=1.0,
 )  # fmt: skip

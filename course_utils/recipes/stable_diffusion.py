@@ -9,12 +9,12 @@ from course_utils import checkpoints
 from course_utils.compose import LANGUAGES, Composer, caption
 from course_utils.data import load_emoji, load_splits
 from course_utils.decoder.vae import VAE
+from course_utils.generator.conditions import beside
 from course_utils.generator.objectives import diffusion_loss
-from course_utils.generator.schedules import make_schedule
 from course_utils.latents import cached, encode_all
 from course_utils.recipes import text_pixel
 from course_utils.recipes.vae import SIZE
-from course_utils.systems.stable_diffusion import SCALE, make_unet, open_text_encoder, tokenize
+from course_utils.systems.stable_diffusion import PREDICTION, SCALE, SCHEDULE, make_unet, open_text_encoder, tokenize
 from course_utils.training import Recipe
 
 CONCEPTS = (
@@ -31,7 +31,6 @@ CONCEPTS = (
 EXAMPLES = 20_480  # composed once and kept as latents: about 50 of each picture
 P_DROP = 0.1  # captions left empty in training, so that guidance has something to move away from
 NOISIER = 0.6  # t = T u^0.6: the noisy steps, where only the text tells what to draw, come more often
-SCHEDULE = make_schedule("cosine")
 
 
 def model():
@@ -45,12 +44,6 @@ def text_encoder(device):
     return open_text_encoder(device)
 
 
-def read(ids):
-    """Return the context (B, L, D) of tokens (B, L)."""
-    with torch.no_grad():
-        return text_encoder(ids.device)(ids)
-
-
 @lru_cache(maxsize=1)
 def emoji():
     """Return the training pictures: the 64 things of notebook 04 and as many others, in three styles."""
@@ -58,9 +51,14 @@ def emoji():
     return load_emoji(SIZE).select(lambda meta: meta["concept"] in wanted)
 
 
+def composer():
+    """Return the source of the examples: subjects fill the frame, on white or on any other background."""
+    return Composer(emoji(), p_color=0.4, p_background=0.5, min_scale=1.0)
+
+
 def compose():
-    """Return the examples: subjects fill the frame, on white or on any other background."""
-    return Composer(emoji(), p_color=0.4, p_background=0.5, min_scale=1.0).compose(EXAMPLES, seed=6)
+    """Return the examples, always the same."""
+    return composer().compose(EXAMPLES, seed=6)
 
 
 @lru_cache(maxsize=1)
@@ -103,12 +101,14 @@ def latent_loss(network, z, generator, **conditions):
     """Return the error of the predicted velocity on noisy versions of latents (n, 4, 16, 16)."""
     u = torch.rand(len(z), generator=generator, dtype=torch.float64)  # float32 could round up to T
     t = (SCHEDULE.num_steps * u**NOISIER).long()
-    return diffusion_loss(network, z, SCHEDULE, "v", generator, t=t, **conditions)
+    return diffusion_loss(network, z, SCHEDULE, PREDICTION, generator, t=t, **conditions)
 
 
 def loss(network, batch, generator):
-    """Return the error of the predicted velocity, given the captions."""
-    return latent_loss(network, batch["z"], generator, context=read(batch["ids"]))
+    """Return the error of the predicted velocity, given the captions, and what lies beside the latent, if anything."""
+    model = beside(network, batch["extra"]) if "extra" in batch else network
+    context = text_encoder(batch["ids"].device)(batch["ids"])
+    return latent_loss(model, batch["z"], generator, context=context)
 
 
 RECIPE = Recipe(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from course_utils.checkpoints import CheckpointError
+from course_utils.checkpoints import CheckpointError, is_full_disk
 from course_utils.systems import peers
 from course_utils.systems.stable_diffusion import StableDiffusion
 
@@ -52,8 +52,8 @@ def export_folder(system, folder, size=64):
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=folder.name, suffix=".part") as temporary:
         try:
             write(system, Path(temporary), size)
-        except Exception as error:  # safetensors wraps a full disk in its own exception type
-            if any(sign in str(error) for sign in ("No space left", "File too large")):
+        except Exception as error:
+            if is_full_disk(error):
                 raise CheckpointError(f"the disk is full: {folder} was not written; free some space") from error
             raise
         put_in_place(Path(temporary), folder)

@@ -21,6 +21,8 @@ from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, encode, open
 SCALE = 0.354  # 1 / standard deviation of the shipped autoencoder's latents, computed in notebook 05
 CONTEXT_DIM = 128  # width of the text encoder
 LATENT = (4, 16, 16)  # what is painted: a quarter of the picture's side
+PREDICTION = "v"  # the velocity says something at every step, also where nothing but noise is left
+SCHEDULE = make_schedule("cosine")
 
 
 def tokenize(texts):
@@ -60,8 +62,8 @@ class StableDiffusion:
     vae: VAE
     scale: float
     tokenize: Callable[[list[str]], torch.Tensor] = tokenize
-    schedule: Schedule = make_schedule("cosine")
-    prediction: str = "v"
+    schedule: Schedule = SCHEDULE
+    prediction: str = PREDICTION
     spacing: str = "trailing"  # starts at pure noise, as the latents do
     offset: int = 0
 
