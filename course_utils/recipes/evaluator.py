@@ -45,11 +45,12 @@ def batch(generator, n):
 
 
 def loss(network, batch, generator):
-    """Return the cross entropies of the four answers; concepts, by far the hardest, count most."""
+    """Return the cross entropies of the four answers; concept and style, by far the hardest, count most."""
     answers = network(batch["x"])
     concept = F.cross_entropy(answers.concept, batch["concept"], label_smoothing=0.1)
-    easy = [F.cross_entropy(getattr(answers, a), batch[a], reduction="sum") for a in ATTRIBUTES[1:]]
-    return concept + 0.5 * sum(easy) / len(batch["x"])  # a sum, as perhaps no caption states a colour
+    style = F.cross_entropy(answers.style, batch["style"])
+    easy = [F.cross_entropy(getattr(answers, a), batch[a], reduction="sum") for a in ("color", "background")]
+    return concept + 1.5 * style + 0.5 * sum(easy) / len(batch["x"])  # a sum, as perhaps no caption states a colour
 
 
 RECIPE = Recipe(
