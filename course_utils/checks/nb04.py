@@ -13,6 +13,7 @@ def merge_case(g: torch.Generator, i: int) -> tuple:
     ids = torch.randint(4, (14 + 3 * i,), generator=g)
     first, second = (2, 2) if i % 2 else (1, 3)
     ids[2:9] = torch.tensor([0, first, first, first, second, second, 0])  # a run of odd length, or the pair within it
+    ids[9:12] = torch.tensor([second, first, 0])  # and the pair the other way round
     return ids, (first, second), 9
 
 
