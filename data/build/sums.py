@@ -5,11 +5,11 @@ import hashlib
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parents[1]
-NAMES = ("emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json")
+NAMES = ("emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json", "xp7.parquet")
 
 
 def write_sums() -> None:
-    """Write the sums of the files that are there (the tokenizer is learnt from the others), and print their sizes."""
+    """Write the sums of the files that are there (the tokenizer and XP7 are made from the others), and print their sizes."""
     files = {name: (DATA / name).read_bytes() for name in NAMES if (DATA / name).exists()}
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     (DATA / "SHA256SUMS").write_text(sums, encoding="utf-8")
