@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from course_utils import commands
-from course_utils.drawing import SYSTEMS
+from course_utils.drawing import PROMPTED, SYSTEMS
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """All commands and their options."""
-    top = Parser(prog="course", description="Diffusion models from scratch: check, list, train, draw, evaluate, export")
+    top = Parser(prog="course", description="Diffusion models from scratch: check, train, draw, evaluate, export.")
     add = top.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser
     add("doctor", help="is this machine ready? data, checkpoints, packages, device")
     add("list", help="the recipes and the checkpoints they made")
@@ -34,13 +34,13 @@ def parser() -> Parser:
     draw = add("draw", help="draw pictures with a checkpoint",
                epilog="systems: " + "; ".join(f"{name}: {system.summary}" for name, system in SYSTEMS.items()))
     draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw, in quotes, in English or Chinese")
-    draw.add_argument("--system", help=f"{' or '.join(SYSTEMS)} (default: text-pixel if there is a prompt)")
+    draw.add_argument("--system", help=f"{' or '.join(SYSTEMS)} (default: {PROMPTED} if there is a prompt)")
     draw.add_argument("--negative", metavar="PROMPT", help="what to stay away from, in quotes")
     draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
     draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
     evaluate = add("evaluate", help="let the evaluator judge what a system draws for the fixed prompts")
-    evaluate.add_argument("system", nargs="?", default="text-pixel", metavar="SYSTEM",
-                          help="what reads prompts; evaluator or vae: on real pictures (default: text-pixel)")
+    evaluate.add_argument("system", nargs="?", default=PROMPTED, metavar="SYSTEM",
+                          help=f"what reads prompts; evaluator or vae: on real pictures (default: {PROMPTED})")
     evaluate.add_argument("--prompts", type=int, default=100, help="1 to 400 a language (default: 100)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
     export_options(add("export", help="write a system as a folder that diffusers opens"))

@@ -30,6 +30,7 @@ SYSTEMS = {
     "text-pixel": System("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 12, 1.5),
     "stable-diffusion": System("64x64 emoji from a prompt, painted as latents", ("prompt", "guidance"), 20, 3.0),
 }
+UNPROMPTED, PROMPTED = "noise-predictor", "stable-diffusion"  # what draws when nobody names a system
 BATCH = 16  # pictures at a time: keeps memory small, and costs no speed on a CPU
 SIDE = 1024  # pixels, about the side of a grid
 
@@ -37,7 +38,7 @@ SIDE = 1024  # pixels, about the side of a grid
 def choose(system: str | None, prompt: object) -> str:
     """The name of the system to draw with; None means one that reads when there is a prompt, else one that need not."""
     if system is None:
-        return "noise-predictor" if prompt is None else "text-pixel"
+        return UNPROMPTED if prompt is None else PROMPTED
     return inputs.one_of("system", system, SYSTEMS)
 
 
@@ -47,7 +48,7 @@ def prompt_note(system: str | None, prompt: str | None) -> str | None:
         return None
     if "prompt" not in SYSTEMS[choose(system, prompt)].reads:
         return ("the noise predictor takes no prompt, so yours is left aside: it draws whatever emoji the noise "
-                "suggests. Steering it with words is notebook 04: --system text-pixel")
+                "suggests. Steering with words begins in notebook 04: --system text-pixel or stable-diffusion")
     letters = [unicodedata.name(c, "") for c in prompt if c.isalpha()]
     if not any(name.startswith(("LATIN", "CJK", "FULLWIDTH LATIN")) for name in letters):
         return ("the text encoder has learnt English and Chinese only, and finds no word of either in the prompt: "
@@ -61,7 +62,7 @@ def draw_pictures(system: str | None = None, prompt: str | None = None, steps: i
                   progress: Callable[[int, int], None] | None = None) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
 
-    system: one of SYSTEMS (None: "text-pixel" if there is a prompt); steps 1..1000, guidance 0..20 (1: off), None for
+    system: one of SYSTEMS (None: PROMPTED if there is a prompt); steps 1..1000, guidance 0..20 (1: off), None for
     the system's own; seed 0..2**32-1: picture i of a seed is the same for every count and device (to rounding);
     negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones);
     progress(done, total): called after every step.

@@ -31,7 +31,7 @@ def concepts(system: str) -> frozenset[str]:
     return frozenset(recipe.emoji().column("concept"))
 
 
-def evaluate(system: str = "text-pixel", n: int = 100, steps: int | None = None, guidance: float | None = None,
+def evaluate(system: str = drawing.PROMPTED, n: int = 100, steps: int | None = None, guidance: float | None = None,
              seed: int = 0, device: str | None = None, folder: str | Path | None = None,
              progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
     """Draw n fixed prompts a language, and the held-out compositions, and let the evaluator judge.

@@ -23,6 +23,7 @@ def draw_prompt(prompt, system, steps, guidance, seed):
 @pytest.fixture
 def front_end(monkeypatch):
     """Pretend that a person watches; collects what is displayed and what replaces it."""
+    plotting.use_course_style()
     seen = SimpleNamespace(shown=[], updates=[])
     handle = SimpleNamespace(update=lambda thing: seen.updates.append(thing))
     monkeypatch.setattr(widgets, "has_front_end", lambda: True)

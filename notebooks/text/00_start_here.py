@@ -96,7 +96,7 @@ print("seed 1, the same pictures:", same(draw_pictures(seed=1, count=2), picture
 # %% slideshow={"slide_type": "-"}
 from course_utils import drawing, widgets
 
-READS = {"text-pixel": ("prompt", "guidance"), "stable-diffusion": ("prompt", "guidance"),   # what each system takes
+READS = {"stable-diffusion": ("prompt", "guidance"), "text-pixel": ("prompt", "guidance"),   # what each system takes
          "noise-predictor": ()}
 
 def drawn(prompt, system, steps, guidance, seed):
@@ -104,18 +104,19 @@ def drawn(prompt, system, steps, guidance, seed):
     read = "" if "prompt" in READS[system] else ", prompt not read"
     return plotting.show_pictures(pictures, columns=8, title=f"{system}, {steps} steps, seed {seed}{read}")
 
-widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=12, guidance=1.5, seed=7)
+widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=20, guidance=3.0, seed=7)
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# The prompt asks for a pink butterfly under a blue sky, on grass. **text-pixel** has learned 64 things in both
-# languages, at 32 pixels; it never saw a *pink* butterfly, so it has to put two words together. Notebook 04 builds it,
-# and measures how often it succeeds. **stable-diffusion** knows twice as many things and paints them at 64 pixels, by way
-# of a small latent picture: notebook 06. It likes 20 steps and a guidance of 3. The third, **noise-predictor**, reads
-# nothing: choose it, and the fields *prompt* and *guidance* turn grey. The library says in words what it cannot follow:
+# The prompt asks for a pink butterfly under a blue sky, on grass. **stable-diffusion** has learned 128 things in both
+# languages and paints them at 64 pixels, by way of a small latent picture; it never saw a *pink* butterfly, so it has to
+# put two words together. Notebook 06 builds it, and measures how often it succeeds. **text-pixel** knows half as many
+# things and draws 32 pixels directly: notebook 04. It likes 12 steps and a guidance of 1.5. The third,
+# **noise-predictor**, reads nothing: choose it, and the fields *prompt* and *guidance* turn grey. The library says in
+# words what it cannot follow:
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
-for system, prompt in (("noise-predictor", "pink butterfly"), ("text-pixel", "粉色的蝴蝶"), ("text-pixel", "فراشة")):
+for system, prompt in (("noise-predictor", "pink butterfly"), ("stable-diffusion", "粉色的蝴蝶"), ("stable-diffusion", "فراشة")):
     print(f"{system}, {prompt}: {drawing.prompt_note(system, prompt) or 'goes on to draw'}")
 
 # %% [markdown] slideshow={"slide_type": "notes"}
