@@ -131,7 +131,7 @@ def test_the_card_tells_the_truth(evaluator, size):
     """The figures of the card, measured again on other compositions."""
     told = checkpoints.card("evaluator")["metrics"]
     for name, split in (("held out", "test"), ("trained on", "train")):
-        now = held_out_accuracy(evaluator, size, 800, seed=9, split=split)
+        now = held_out_accuracy(evaluator, size, 1600, seed=9, split=split)
         assert now == pytest.approx(told[f"{name}, {size} px"], abs=0.05), name
 
 
