@@ -63,6 +63,6 @@ RECIPE = Recipe(
     name="inpaint",
     summary="fills a hole in a picture with what the prompt says: Stable Diffusion's U-Net with 9 channels",
     model=model, batch=batch, loss=text.loss,
-    batch_size=32, lr=5e-4, weight_decay=0.01,  # half the rate: it goes on from trained weights
+    batch_size=32, lr=1e-3, weight_decay=0.01,
     need=1.0,
 )  # fmt: skip
