@@ -130,7 +130,7 @@ def load_emoji(size: int = 64, styles: tuple[str, ...] = ("noto", "twemoji", "fl
     groups = GROUPS if groups is None else (groups,) if isinstance(groups, str) else tuple(groups)
     for what, given, known in (("size", (size,), SIZES), ("style", styles, STYLES),
                                ("group", groups, GROUPS), ("split", (split,), SPLITS)):
-        _choose(what, given, known)
+        choose(what, given, known)
     test = {tuple(pair) for pair in load_splits()["test_pairs"]} if split != "all" else set()
     parts = [_load_style(DATA_DIR, size, style) for style in STYLES if style in styles]
     every = Emoji(np.concatenate([part.rgba for part in parts]), sum((part.meta for part in parts), ()))
@@ -138,9 +138,9 @@ def load_emoji(size: int = 64, styles: tuple[str, ...] = ("noto", "twemoji", "fl
         split == "all" or ((m["concept"], m["style"]) in test) == (split == "test")))
 
 
-def _choose(what: str, given: Iterable, known: Iterable) -> None:
-    """DataError unless everything given is known, and something is given."""
-    unknown = [value for value in given if value not in known]
+def choose(what: str, given: Iterable, known: Iterable) -> None:
+    """DataError unless everything given is known, and something is given; `what` is the word for it."""
+    unknown = [value for value in given if value not in tuple(known)]
     if unknown or not given:
         raise DataError(f"Unknown {what} {unknown[0] if unknown else '(none given)'!r}: "
                         f"choose from {', '.join(map(str, known))}.")
@@ -148,30 +148,30 @@ def _choose(what: str, given: Iterable, known: Iterable) -> None:
 
 @lru_cache(maxsize=8)  # two sizes of all four styles; a style at 64 × 64 is 17 MB
 def _load_style(folder: Path, size: int, style: str) -> Emoji:
-    table, files = _read(folder / f"emoji_{SIZES[size]}.parquet", ("style", "=", style))
+    table, files = read_table(folder / f"emoji_{SIZES[size]}.parquet", ("style", "=", style))
     rows = table.drop_columns(["image", "id", "size"]).to_pylist()
-    return Emoji(np.stack([_decode(file, size) for file in files]), tuple(rows))
+    return Emoji(np.stack([decode(file, size) for file in files]), tuple(rows))
 
 
 @lru_cache(maxsize=2)
 def load_scenes(size: int = 64) -> dict[str, np.ndarray]:
     """The painted backgrounds: scene name -> uint8 (variants, size, size, 3). Built in notebook 01."""
-    _choose("size", (size,), SIZES)
-    table, files = _read(DATA_DIR / "scenes_256.parquet")
+    choose("size", (size,), SIZES)
+    table, files = read_table(DATA_DIR / "scenes_256.parquet")
     names = np.array(table["scene"].to_pylist())
-    pictures = np.stack([_decode(file, size)[..., :3] for file in files])
+    pictures = np.stack([decode(file, size)[..., :3] for file in files])
     return {str(name): pictures[names == name] for name in dict.fromkeys(names)}
 
 
-def _read(path: Path, only: tuple | None = None) -> tuple[pyarrow.Table, list[bytes]]:
-    """A checked Parquet file, rows filtered by (column, "=", value), and its encoded pictures."""
+def read_table(path: Path, only: tuple | None = None) -> tuple[pyarrow.Table, list[bytes]]:
+    """A Parquet file, checked, its rows filtered by (column, "=", value), and its encoded pictures; or DataError."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(_checked(path), filters=[only] if only else None)
     return table, table["image"].combine_chunks().field("bytes").to_pylist()
 
 
-def _decode(file: bytes, size: int) -> np.ndarray:
+def decode(file: bytes, size: int) -> np.ndarray:
     """One stored picture as uint8 (size, size, 4)."""
     from PIL import Image
 

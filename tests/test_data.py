@@ -15,7 +15,8 @@ from course_utils import data
 from course_utils.data import DATA_DIR, GROUPS, STYLES, DataError, load_emoji, to_tensor, to_uint8, verify
 
 CONCEPTS = 1015
-FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json"]
+FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json",
+         "xp7.parquet"]
 
 
 def everything(size=16):
@@ -190,6 +191,7 @@ def test_damage_is_noticed(copy, name, damage, words):
         load_emoji(256 if "256" in name else 64)
         data.load_scenes.__wrapped__(64)
         data.tokenizer_file()
+        data.read_table(copy / "xp7.parquet")
     assert words in str(error.value) and f"git checkout -- data/{name}" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -28,6 +28,9 @@ def main() -> None:
     print("can be repainted:", sum(bool(row["recolors"]) for row in rows), "pictures,",
           sum(len(row["recolors"]) for row in rows), "(picture, colour) pairs")
     print("held-out (colour, concept) pairs:", len(splits["held_out_colors"]))
+    xp7 = pq.read_table(DATA / "xp7.parquet").drop_columns(["image"]).to_pylist()
+    for split in ("train", "unseen"):
+        print(f"XP7, {split}:", dict(Counter(row["background"] for row in xp7 if row["split"] == split).most_common()))
 
 
 if __name__ == "__main__":

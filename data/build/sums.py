@@ -9,7 +9,7 @@ NAMES = ("emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.
 
 
 def write_sums() -> None:
-    """Write the sums of the files that are there (the tokenizer and XP7 are made from the others), and print their sizes."""
+    """Write the sums of the files that are there (tokenizer and XP7 are made of the others), and print their sizes."""
     files = {name: (DATA / name).read_bytes() for name in NAMES if (DATA / name).exists()}
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     (DATA / "SHA256SUMS").write_text(sums, encoding="utf-8")
