@@ -33,11 +33,7 @@ def parser() -> Parser:
     train_options(train)
     draw = add("draw", help="draw pictures with a checkpoint",
                epilog="systems: " + "; ".join(f"{name}: {system.summary}" for name, system in SYSTEMS.items()))
-    draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw, in quotes, in English or Chinese")
-    draw.add_argument("--system", help=f"{' or '.join(SYSTEMS)} (default: {PROMPTED} if there is a prompt)")
-    draw.add_argument("--negative", metavar="PROMPT", help="what to stay away from, in quotes")
-    draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
-    draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
+    draw_options(draw)
     evaluate = add("evaluate", help="let the evaluator judge what a system draws for the fixed prompts")
     evaluate.add_argument("system", nargs="?", default=PROMPTED, metavar="SYSTEM",
                           help=f"what reads prompts; evaluator or vae: on real pictures (default: {PROMPTED})")
@@ -61,6 +57,16 @@ def train_options(train: Parser) -> None:
     train.add_argument("--continue", dest="warm", action="store_true", help="begin with the shipped weights")
     train.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
     train.add_argument("--replace", action="store_true", help="replace a shipped checkpoint that was trained longer")
+
+
+def draw_options(draw: Parser) -> None:
+    """Add what drawing can be told."""
+    draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw, in quotes, in English or Chinese")
+    draw.add_argument("--system", help=f"{' or '.join(SYSTEMS)} (default: {PROMPTED} if there is a prompt)")
+    draw.add_argument("--negative", metavar="PROMPT", help="what to stay away from, in quotes")
+    draw.add_argument("--lora", metavar="LORA", help="xp7, style-3d, or a LoRA's .safetensors file or folder")
+    draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
+    draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
 
 
 def export_options(export: Parser) -> None:

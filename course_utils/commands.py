@@ -95,6 +95,13 @@ def shipped_weights(recipe) -> dict:
     """The weights of a recipe's shipped checkpoint, to train on from there."""
     from course_utils import checkpoints
 
+    if recipe.lora:
+        from course_utils.finetune.lora import set_adapter
+        from course_utils.lora_files import open_lora
+
+        network = recipe.model()
+        set_adapter(network, *open_lora(recipe.name))
+        return network.state_dict()
     return checkpoints.load(recipe.name, recipe.model()).state_dict()
 
 
@@ -149,11 +156,20 @@ def keep(recipe, state, device, args: argparse.Namespace) -> None:
     if args.warm:  # the card tells of all the training that is in the weights
         card |= {key: round(older[key] + card[key], 2) for key in ("steps", "pictures", "minutes")}
     longer = older.get("steps", 0) > card["steps"] and not args.replace
-    path = checkpoints.save(recipe.name, state.ema, card, folder=args.run_dir if longer else None)
+    path = checkpoints.save(recipe.name, learned(recipe, state.ema), card, folder=args.run_dir if longer else None)
     print(f"{recipe.name}: {state.step:,} steps, {card['minutes']:g} minutes, loss {state.loss:.4f}: {path}")
     if longer:
         print(f"The shipped checkpoint has had {older['steps']:,} steps, so it stays (--replace overrules this). Draw "
               f"with yours: course draw --from {args.run_dir}")
+
+
+def learned(recipe, network):
+    """What a checkpoint holds: the network, or its LoRA under the names that diffusers reads (α is the rank)."""
+    if not recipe.lora:
+        return network
+    from course_utils.finetune.lora import lora_state
+
+    return {f"unet.{key}": value for key, value in lora_state(network).items()}
 
 
 def draw(args: argparse.Namespace) -> int:
@@ -165,7 +181,7 @@ def draw(args: argparse.Namespace) -> int:
     system = drawing.choose(args.system, args.prompt)
     note = drawing.prompt_note(system, args.prompt)
     pictures = drawing.draw_pictures(system, args.prompt, args.steps, args.seed, args.count, args.guidance,
-                                     args.negative, args.device, args.folder, progress=show_progress())
+                                     args.negative, args.device, args.folder, args.lora, show_progress())
     from PIL import Image
 
     from course_utils.checkpoints import write_atomically
@@ -186,7 +202,8 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils import checkpoints, drawing, evaluation
 
     reading = [name for name, system in drawing.SYSTEMS.items() if "prompt" in system.reads]
-    others = {"evaluator": evaluation.evaluate_evaluator, "vae": evaluation.evaluate_vae}  # they read no prompts
+    others = {"evaluator": evaluation.evaluate_evaluator, "vae": evaluation.evaluate_vae,
+              "style-3d": evaluation.evaluate_style}
     if inputs.one_of("system to evaluate", args.system, [*reading, *others]) in others:
         rows = others[args.system](folder=args.folder)
     else:

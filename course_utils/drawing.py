@@ -28,7 +28,7 @@ class System:
 SYSTEMS = {
     "noise-predictor": System("emoji out of pure noise; it takes no prompt", (), steps=50, guidance=1.0),
     "text-pixel": System("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 12, 1.5),
-    "stable-diffusion": System("64x64 emoji from a prompt, painted as latents", ("prompt", "guidance"), 20, 3.0),
+    "stable-diffusion": System("64x64 emoji from a prompt, painted as latents", ("prompt", "guidance"), 20, 2.0),
 }
 UNPROMPTED, PROMPTED = "noise-predictor", "stable-diffusion"  # what draws when nobody names a system
 BATCH = 16  # pictures at a time: keeps memory small, and costs no speed on a CPU
@@ -58,14 +58,14 @@ def prompt_note(system: str | None, prompt: str | None) -> str | None:
 
 def draw_pictures(system: str | None = None, prompt: str | None = None, steps: int | None = None, seed: int = 0,
                   count: int = 16, guidance: float | None = None, negative: str | None = None,
-                  device: str | None = None, folder: str | Path | None = None,
+                  device: str | None = None, folder: str | Path | None = None, lora: str | Path | None = None,
                   progress: Callable[[int, int], None] | None = None) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
 
     system: one of SYSTEMS (None: PROMPTED if there is a prompt); steps 1..1000, guidance 0..20 (1: off), None for
     the system's own; seed 0..2**32-1: picture i of a seed is the same for every count and device (to rounding);
-    negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones);
-    progress(done, total): called after every step.
+    negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones); lora: a shipped
+    LoRA's name or a file, for stable-diffusion; progress(done, total): called after every step.
     Raises InputError for anything out of range, CheckpointError for a missing or damaged checkpoint.
     """
     name = choose(system, prompt)
@@ -77,12 +77,12 @@ def draw_pictures(system: str | None = None, prompt: str | None = None, steps: i
     prompt, negative = (text if text is None else inputs.prompt_text(text) for text in (prompt, negative))
     if "prompt" in chosen.reads and prompt is None:
         raise inputs.InputError(f'{name} draws what a prompt says: give it one, such as "pink butterfly"')
-    return draw_prompts(name, [prompt] * count, steps, seed, guidance, negative, device, folder, progress)
+    return draw_prompts(name, [prompt] * count, steps, seed, guidance, negative, device, folder, progress, lora)
 
 
 def draw_prompts(system: str, prompts: list, steps: int, seed: int = 0, guidance: float = 1.0,
                  negative: str | None = None, device: str | None = None, folder: str | Path | None = None,
-                 progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+                 progress: Callable[[int, int], None] | None = None, lora: str | Path | None = None) -> np.ndarray:
     """Draw a picture for each prompt, uint8 (N, H, W, 3), the i-th from the seed's i-th noise; see `draw_pictures`."""
     import torch
 
@@ -90,7 +90,7 @@ def draw_prompts(system: str, prompts: list, steps: int, seed: int = 0, guidance
     from course_utils.data import to_uint8
 
     where, report = devices.best_device(device), progress or (lambda done, total: None)
-    sample, shape, decode = open_system(system, where, folder)
+    sample, shape, decode = open_system(system, where, folder, lora)
     xT = start_noise(seed, len(prompts), shape[-1], shape[0]).to(where)
 
     def draw(batch: int) -> torch.Tensor:
@@ -104,17 +104,22 @@ def draw_prompts(system: str, prompts: list, steps: int, seed: int = 0, guidance
     return to_uint8(devices.halve_on_oom(draw, min(BATCH, len(prompts))))
 
 
-def open_system(name: str, device: torch.device, folder: str | Path | None = None) -> tuple[Callable, tuple, Callable]:
+def open_system(name: str, device: torch.device, folder: str | Path | None = None,
+                lora: str | Path | None = None) -> tuple[Callable, tuple, Callable]:
     """Load a system: sample(xT, prompts, steps, guidance, negative), which yields States, the shape (C, S, S) of what
     it paints, and decode, which makes pictures of that."""
     from course_utils import checkpoints
     from course_utils.generator.samplers import ddim, dpmpp_2m
     from course_utils.recipes.catalog import find
 
+    if lora is not None and name != "stable-diffusion":
+        raise inputs.InputError(f"a LoRA changes stable-diffusion and nothing else, so {name} cannot take one")
     if name == "stable-diffusion":
         from course_utils.systems.stable_diffusion import LATENT, open_stable_diffusion
 
         system = open_stable_diffusion(device=device, folder=folder)
+        if lora is not None:
+            adapt(system.unet, lora)
         return system.txt2img, LATENT, system.decode
     model = checkpoints.load(name, find(name).model(), device=device, folder=folder)
     if name == "text-pixel":
@@ -127,6 +132,17 @@ def open_system(name: str, device: torch.device, folder: str | Path | None = Non
         return ddim(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION)
 
     return sample, (3, SIZE, SIZE), as_it_is
+
+
+def adapt(unet, lora: str | Path) -> None:
+    """Put a LoRA beside the U-Net's layers and merge it: a shipped one by name, or whatever lies at a path."""
+    from course_utils import checkpoints
+    from course_utils.finetune.lora import merge, set_adapter
+    from course_utils.lora_files import load_lora, open_lora
+
+    shipped = str(lora) in checkpoints.available() and not Path(lora).exists()
+    set_adapter(unet, *(open_lora(lora) if shipped else load_lora(lora)))
+    merge(unet)
 
 
 def as_it_is(x: torch.Tensor) -> torch.Tensor:

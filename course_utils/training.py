@@ -34,6 +34,7 @@ class Recipe:
     ema_decay: float = 0.999  # averages about the last thousand steps
     weight_decay: float = 0.0
     need: float = 1.0  # its share of the time of `course train --all`
+    lora: bool = False  # only the bypasses of a frozen network learn, and only they are shipped
 
 
 @dataclass

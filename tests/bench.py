@@ -25,7 +25,7 @@ from course_utils.systems.stable_diffusion import LATENT, SCALE, StableDiffusion
 from course_utils.systems.text_pixel import TextPixel
 
 ROUNDS, BATCH, TRAIN_STEPS, DRAW_STEPS = 9, 16, 4, 10
-PROMPT, PROMPT_STEPS, GUIDANCE = "pink butterfly, noto style, blue sky and grass", 20, 3.0
+PROMPT, PROMPT_STEPS, GUIDANCE = "pink butterfly, noto style, blue sky and grass", 20, 2.0
 # the network of notebook 02, inside its patches: 32 x 32 pixels are 12 channels of 16 x 16
 CHANNELS, HEAD, GROUPS, SIZE = (32, 64, 128), 32, 8, 16
 

@@ -62,7 +62,7 @@ def test_an_inpainting_export_fills_our_holes(tmp_path):
     pipeline = opened_by_diffusers(export_folder(system, tmp_path / "ours", size=32), "Inpaint")
     theirs = run(pipeline, prompt=PROMPTS, latents=zT.clone(), image=pictures, mask_image=hole(), strength=1.0,
                  guidance_scale=3.0, height=32, width=32, generator=torch.Generator().manual_seed(5))  # fmt: skip
-    ours = system.inpaint(zT, 2 * pictures - 1, hole(), PROMPTS, STEPS, torch.Generator().manual_seed(5))
+    ours = system.inpaint(zT, 2 * pictures - 1, hole(), PROMPTS, STEPS, torch.Generator().manual_seed(5), guidance=3.0)
     assert_same(system, ours, theirs)
 
 

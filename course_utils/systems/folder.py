@@ -34,7 +34,7 @@ pipeline_tag: text-to-image
 
     pipeline = {{pipeline}}.from_pretrained("path/of/this/folder")
 
-The course draws with `guidance_scale=3.0` and `num_inference_steps=20`. The tokenizer needs transformers 5 or newer.
+The course draws with `guidance_scale=2.0` and `num_inference_steps=20`. The tokenizer needs transformers 5 or newer.
 """
 
 

@@ -93,7 +93,7 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def txt2img(
-        self, zT, prompts, steps=20, guidance=3.0, negative=None, sampler=dpmpp_2m, extra=None, spacing=None, **options
+        self, zT, prompts, steps=20, guidance=2.0, negative=None, sampler=dpmpp_2m, extra=None, spacing=None, **options
     ):
         """From noise zT (B, 4, h, w) to the latent of a picture for each prompt; yields the sampler's States.
 

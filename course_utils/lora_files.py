@@ -1,0 +1,197 @@
+"""LoRA files: what diffusers, peft and kohya's scripts write is read here, and what is written here opens there.
+
+    state, alpha ──► save_lora(path, ..., form) ──► one .safetensors file, or a folder for peft
+    any of them  ──► load_lora(path) ──► state, alpha ──► finetune.lora.set_adapter(network, state, alpha)
+
+All hold the same matrices under different names, and each says α in another place: in the file's metadata (diffusers),
+in a tensor for each layer (kohya), in adapter_config.json (peft), or nowhere (old diffusers: α is the rank).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from course_utils import checkpoints
+from course_utils.checkpoints import CheckpointError, write_atomically
+from course_utils.finetune.lora import pairs
+
+FORMS = ("diffusers", "peft", "kohya", "attn_procs")
+METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps peft's configuration, in the file itself
+PREFIXES = ("base_model.model.", "unet.", "lora_unet_")
+FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # of peft and diffusers, in a folder
+SPELLINGS = {  # of lora_A and lora_B through the years, looked for in this order
+    ".processor.": ".", "to_out_lora.": "to_out.0.lora.", "_lora.": ".lora.", ".lora.down.": ".lora_A.",
+    ".lora.up.": ".lora_B.", ".lora_down.": ".lora_A.", ".lora_up.": ".lora_B.",
+}  # fmt: skip
+UNDERSCORED = (  # names with an underscore of their own: kohya writes one for every dot too
+    "down_blocks", "mid_block", "up_blocks", "transformer_blocks", "to_q", "to_k", "to_v", "to_out", "proj_in",
+    "proj_out", "time_emb_proj", "conv_in", "conv_out", "conv_shortcut", "time_embedding", "add_embedding", "linear_1",
+    "linear_2", "q_proj", "k_proj", "v_proj",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------ writing
+def save_lora(path, state, alpha=None, form="diffusers", dtype=torch.float16):
+    """Write a LoRA, whole or not at all, and return the path.
+
+    state: see `finetune.lora.lora_state`; alpha: one number, None for each layer's rank. form "diffusers":
+    for `pipeline.load_lora_weights`; "attn_procs": the same without "unet." and α, for
+    `pipeline.unet.load_lora_adapter(prefix=None)`, once `load_attn_procs`; "kohya": for kohya's scripts and what
+    grew around them; "peft": a folder for `PeftModel.from_pretrained`. dtype: half precision halves the file.
+    Raises ValueError for an unknown form or a broken state, CheckpointError on a full disk. Built in notebook 11.
+    """
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r}: choose one of {', '.join(FORMS)}")
+    path, config, metadata = Path(path), adapter_config(state, alpha), {"format": "pt"}
+    if form in ("kohya", "attn_procs"):
+        tensors = old_names(state, alpha, kohya=form == "kohya")
+    else:
+        prefix = {"diffusers": "unet.", "peft": "base_model.model."}[form]
+        tensors = {prefix + key: value for key, value in state.items()}
+    if form == "diffusers":
+        metadata[METADATA_KEY] = json.dumps({f"unet.{key}": value for key, value in config.items()}, sort_keys=True)
+    write_tensors(path / FILES[0] if form == "peft" else path, tensors, metadata, dtype)
+    if form == "peft":
+        text = json.dumps(config, indent=2, sort_keys=True)
+        write_atomically(path / "adapter_config.json", lambda temporary: Path(temporary).write_text(text))
+    return path
+
+
+def write_tensors(path, tensors, metadata, dtype):
+    """Write tensors and metadata as one safetensors file, at once or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def adapter_config(state, alpha):
+    """Return what peft must know of a state, as its LoraConfig says it."""
+    ranks = {layer: len(A) for layer, (A, _) in pairs(state).items()}
+    rank = max(ranks.values())
+    others = {layer: r for layer, r in ranks.items() if r != rank}
+    return {
+        "peft_type": "LORA", "r": rank, "lora_alpha": rank if alpha is None else alpha,
+        "target_modules": list(ranks), "rank_pattern": others, "alpha_pattern": others if alpha is None else {},
+        "inference_mode": True,
+    }  # fmt: skip
+
+
+def old_names(state, alpha, kohya):
+    """Return a state under the names down and up: kohya's, with an α for every layer, or those of old diffusers.
+
+    The latter know no α, so it is folded into B. Kohya's α is the same for all layers, B scaled where ranks differ:
+    diffusers overlooks the α of attention where they are many.
+    """
+    tensors, layers = {}, pairs(state)
+    shared = max(len(A) for A, _ in layers.values()) if alpha is None else alpha
+    for layer, (A, B) in layers.items():
+        if kohya:
+            name, B = "lora_unet_" + layer.replace(".", "_"), B if alpha is not None else B * (len(A) / shared)
+            tensors |= {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B,
+                        f"{name}.alpha": torch.tensor(float(shared))}  # fmt: skip
+        else:
+            scale = 1.0 if alpha is None else alpha / len(A)
+            tensors |= {f"{layer}.lora.down.weight": A, f"{layer}.lora.up.weight": scale * B}
+    return tensors
+
+
+# ------------------------------------------------------------------ reading
+def open_lora(name, folder=None):
+    """Return a shipped LoRA as (state, alpha). Raises CheckpointError when it is missing or damaged.
+
+    Built in notebook 11.
+    """
+    return load_lora(checkpoints.check(name, folder))
+
+
+def load_lora(path):
+    """Read a LoRA for the U-Net, in whichever form, and return (state, alpha) in float32.
+
+    path: a .safetensors file, or the folder that peft or diffusers wrote. Whatever α the file gives its layers is
+    folded into B, so alpha is the rank, or None where ranks differ, and states can be mixed as they are.
+    Raises CheckpointError, in one sentence, for what is missing, damaged or no plain LoRA. Built in notebook 11.
+    """
+    path = find_file(Path(path))
+    tensors, config = read_file(path)
+    state, alphas = {}, {}
+    for key, value in tensors.items():
+        layer, part = read_key(key, path.name)
+        if part == "alpha":
+            alphas[layer] = float(value)
+        else:
+            state[f"{layer}.{part}.weight"] = value.float()
+    try:
+        layers = pairs(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path.name}: {error}") from None
+    for layer, (A, B) in layers.items():
+        scale = alphas.get(layer, find_alpha(config, layer, len(A))) / len(A)
+        if config.get("use_rslora"):  # peft's rank-stabilised LoRA divides by the root
+            scale *= len(A) ** 0.5
+        state[f"{layer}.lora_B.weight"] = B if scale == 1 else scale * B
+    ranks = {len(A) for A, _ in layers.values()}
+    return state, ranks.pop() if len(ranks) == 1 else None
+
+
+def find_file(path):
+    """Return the file of weights at a path, or in the folder there."""
+    if path.is_dir():
+        found = [path / name for name in FILES if (path / name).exists()]
+        if not found:
+            raise CheckpointError(f"{path} holds no LoRA: neither {' nor '.join(FILES)}")
+        return found[0]
+    if not path.exists():
+        raise CheckpointError(f"there is no {path}: name a LoRA's .safetensors file or its folder")
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path.name} is no .safetensors file: a LoRA is read from nothing else, since a pickle "
+                              "can run foreign code")  # fmt: skip
+    return path
+
+
+def read_file(path):
+    """Return the tensors of a file, and its configuration: from its metadata, or from peft's file beside it."""
+    from safetensors import SafetensorError, safe_open
+
+    beside = path.with_name("adapter_config.json")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
+            config = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        if path.name == FILES[0] and beside.exists():
+            config = json.loads(beside.read_text(encoding="utf-8"))
+        return tensors, {key.removeprefix("unet."): value for key, value in config.items()}
+    except (SafetensorError, OSError, ValueError, AttributeError):
+        raise CheckpointError(f"{path.name} is truncated or altered: fetch or save the LoRA again") from None
+
+
+def find_alpha(config, layer, rank):
+    """Return the α that peft's configuration gives a layer: its pattern's, or everybody's, or the rank."""
+    for pattern, alpha in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", layer):
+            return alpha
+    return config.get("lora_alpha", rank)
+
+
+def read_key(key, file):
+    """Return (layer, "lora_A", "lora_B" or "alpha") of a key, in whichever form it is written."""
+    if key.startswith(("text_encoder", "lora_te")):
+        raise CheckpointError(f"{file} changes a text encoder too, and the course's stays frozen: train the U-Net only")
+    prefix = next((p for p in PREFIXES if key.startswith(p)), "")
+    name = key.removeprefix(prefix)
+    for theirs, ours in SPELLINGS.items():
+        name = name.replace(theirs, ours)
+    layer, _, part = name.removesuffix(".weight").rpartition(".")
+    if not layer or part not in ("lora_A", "lora_B", "alpha"):
+        raise CheckpointError(f"{file} is no plain LoRA: it holds {key!r}, and the course reads pairs of matrices")
+    return dotted(layer) if prefix == "lora_unet_" else layer, part
+
+
+def dotted(name):
+    """Return a module's name as kohya writes it, all underscores, with its dots: mid_block_resnets_0_conv1."""
+    name = name.replace("_", ".")
+    for word in UNDERSCORED:
+        name = re.sub(rf"(^|\.){word.replace('_', '[.]')}(?=\.|$)", rf"\1{word}", name)
+    return name

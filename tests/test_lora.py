@@ -1,0 +1,261 @@
+"""LoRA: nothing changes at first, only the bypass learns, merging and swapping are exact, bad input gets a sentence."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from course_utils.finetune.lora import (
+    ATTENTION,
+    WIDE,
+    LoRAConv2d,
+    LoRALinear,
+    inject,
+    lora_layers,
+    lora_parameters,
+    lora_state,
+    merge,
+    mix,
+    pairs,
+    remove,
+    set_adapter,
+    unmerge,
+)
+from course_utils.finetune.prefix import Prefix, Prefixed
+from course_utils.generator.latent_unet import LatentUNet
+from course_utils.systems.stable_diffusion import make_unet
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny():
+    torch.manual_seed(0)
+    return LatentUNet(4, 4, (8, 16), 1, (False, True), num_heads=2, groups=4, context_dim=12, pool_heads=2).eval()
+
+
+CALL = random(2, 4, 8, 8), torch.tensor([3, 700]), random(2, 5, 12, seed=1)
+
+
+@torch.no_grad()
+def answer(network):
+    return network(*CALL)
+
+
+def made_up(network, rank=3, seed=5, targets=WIDE):
+    """A random state for a network, as if it had been trained; the network stays as it was."""
+    inject(network, targets, rank)
+    state = {k: 0.3 * random(*v.shape, seed=seed + i) for i, (k, v) in enumerate(lora_state(network).items())}
+    remove(network)
+    return state
+
+
+# ------------------------------------------------------------------ one layer
+@pytest.mark.parametrize(("base", "kind", "x"), [
+    (nn.Linear(6, 4), LoRALinear, random(3, 5, 6)), (nn.Linear(6, 4, bias=False), LoRALinear, random(3, 6)),
+    (nn.Conv2d(4, 6, 3, padding=1), LoRAConv2d, random(2, 4, 7, 7)),
+    (nn.Conv2d(4, 6, 3, stride=2, padding=1), LoRAConv2d, random(2, 4, 7, 7)),
+    (nn.Conv2d(4, 6, 1), LoRAConv2d, random(2, 4, 7, 7)),
+])  # fmt: skip
+def test_a_layer_is_base_plus_bypass(base, kind, x):
+    layer = kind(base, rank=2, alpha=5)
+    assert torch.equal(layer(x), base(x)), "B is zero at first: nothing changes, to the bit"
+    nn.init.normal_(layer.lora_B.weight)
+    expected = base(x) + 5 / 2 * layer.lora_B(layer.lora_A(x))
+    assert torch.allclose(layer(x), expected, atol=1e-6) and not torch.allclose(layer(x), base(x), atol=1e-2)
+    moved = base.weight + layer.delta()
+    plain = x @ moved.T if kind is LoRALinear else nn.functional.conv2d(x, moved, None, base.stride, base.padding)
+    plain = plain + (0 if base.bias is None else base.bias.view(-1, *[1] * (x.ndim - 2 if kind is LoRAConv2d else 0)))
+    assert torch.allclose(layer(x), plain, atol=1e-5)
+    assert torch.linalg.matrix_rank(layer.delta().flatten(1)) == 2
+
+
+def test_a_is_gaussian_of_size_one_over_the_rank_and_comes_from_the_generator():
+    layers = [LoRALinear(nn.Linear(4000, 4), 8, None, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    a, b, c = (layer.lora_A.weight for layer in layers)
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert (a.std() - 1 / 8).abs() < 2e-3 and a.mean().abs() < 2e-3
+    assert layers[0].scale == 1, "alpha is the rank when nothing is said"
+
+
+def test_a_rank_below_one_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        LoRALinear(nn.Linear(4, 4), 0)
+
+
+# ------------------------------------------------------------------ a network
+def test_inject_changes_no_answer_and_only_the_bypass_learns():
+    network = tiny()
+    before, count = answer(network), sum(p.numel() for p in network.parameters())
+    names = inject(network, rank=2, generator=torch.Generator().manual_seed(0))
+    assert len(names) == 4 * 2 * 4 and names[0] == "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert torch.equal(answer(network), before)
+    learning = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert learning == set(lora_state(network)) and len(lora_parameters(network)) == len(learning)
+    frozen = {k: v.clone() for k, v in network.state_dict().items() if ".lora_" not in k}
+    assert sum(v.numel() for v in frozen.values()) == count
+    optimizer = torch.optim.AdamW(lora_parameters(network), 1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (network(*CALL) - 1).square().mean().backward()
+        optimizer.step()
+    assert not torch.equal(answer(network), before)
+    assert all(torch.equal(network.state_dict()[k], v) for k, v in frozen.items())
+    assert torch.equal(answer(remove(network)), before) and not lora_layers(network)
+
+
+def test_counts_on_the_shipped_network():
+    """2 d r numbers for each square matrix: LoRA's |Theta|, and no layer forgotten."""
+    network = make_unet()
+    for targets, layers, for_each_rank in ((ATTENTION, 32, 6_624), (WIDE, 81, 43_904)):
+        for rank in (1, 8):
+            assert len(inject(network, targets, rank)) == layers
+            assert sum(p.numel() for p in lora_parameters(network)) == for_each_rank * rank
+            remove(network)
+
+
+def test_one_target_may_be_a_string_and_only_whole_names_count():
+    network = tiny()
+    assert len(inject(network, "to_q")) == 8
+    remove(network)
+    assert all(name.endswith(".conv1") for name in inject(network, ("conv1",), 2))
+    with pytest.raises(ValueError, match="bypasses already"):
+        inject(network)
+
+
+@pytest.mark.parametrize("targets", ["o_q", ("to_q", "nothing"), "norm1", ""])
+def test_a_target_that_fits_nothing_is_told_and_nothing_changes(targets):
+    network = tiny()
+    with pytest.raises(ValueError, match="no linear layer or convolution of this network is called"):
+        inject(network, targets)
+    assert not lora_layers(network) and all(p.requires_grad for p in network.parameters())
+
+
+# ------------------------------------------------------------------ merging
+def test_merge_gives_the_same_answers_and_unmerge_brings_the_weights_back():
+    network = tiny()
+    plain = {k: v.clone() for k, v in network.state_dict().items()}
+    set_adapter(network, made_up(network), alpha=5)
+    before = answer(network)
+    merged = answer(merge(merge(network)))  # the second time nothing is added
+    assert torch.allclose(merged, before, atol=1e-5) and not torch.equal(merged, before)
+    with torch.no_grad():
+        for layer in lora_layers(network).values():
+            layer.lora_B.weight += 100  # silent: while merged, the bypass is not run
+        assert torch.equal(answer(network), merged)
+        for layer in lora_layers(network).values():
+            layer.lora_B.weight -= 100
+    assert torch.allclose(answer(unmerge(unmerge(network))), before, atol=1e-3)
+    for k, v in remove(network).state_dict().items():
+        assert torch.allclose(v, plain[k], atol=1e-4), k
+
+
+def test_remove_after_merge_keeps_what_was_learned():
+    network, other = tiny(), tiny()
+    set_adapter(network, made_up(network))
+    before = answer(network)
+    remove(merge(network))
+    other.load_state_dict(network.state_dict())  # the plain network's names
+    assert torch.allclose(answer(other), before, atol=1e-5)
+
+
+# ------------------------------------------------------------------ exchanging
+def test_swapping_is_exact_and_fits_any_rank():
+    network = tiny()
+    plain, states = answer(network), [made_up(network, 3, 5), made_up(network, 1, 99, ATTENTION)]
+    answers = [answer(network) for state in states if set_adapter(network, state, 2)]
+    assert not torch.allclose(answers[0], answers[1], atol=1e-2)
+    for _ in range(3):
+        for state, expected in zip(states, answers):
+            set_adapter(network, state, 2)
+            assert torch.equal(answer(network), expected)
+            assert {k: v.tolist() for k, v in lora_state(network).items()} == {k: v.tolist() for k, v in state.items()}
+    assert torch.equal(answer(remove(network)), plain)
+
+
+def test_swapping_subtracts_what_is_merged():
+    network = tiny()
+    plain, first, second = answer(network), made_up(network), made_up(network, seed=50)
+    set_adapter(network, first)
+    merge(network)
+    set_adapter(network, second)
+    assert torch.allclose(answer(remove(network)), plain, atol=1e-4)
+
+
+def test_an_adapter_that_was_set_can_be_trained_further():
+    network = tiny()
+    set_adapter(network, made_up(network, targets=ATTENTION))
+    network(*CALL).mean().backward()
+    assert {n for n, p in network.named_parameters() if p.grad is not None} == set(lora_state(network))
+
+
+def test_swapping_on_the_shipped_network_takes_less_than_50_ms():
+    """Of computing time: other processes may keep the machine busy meanwhile."""
+    network = make_unet()
+    states = [made_up(network, rank) for rank in (8, 16)]
+    times = []
+    for state in states * 3:
+        began = time.process_time()
+        set_adapter(network, state)
+        times.append(time.process_time() - began)
+    assert min(times) < 0.05
+
+
+def test_mix_is_the_weighted_sum():
+    network = tiny()
+    a, b = made_up(network, 3, 5), made_up(network, 2, 77, ATTENTION)
+    deltas = []
+    for state in (a, b, mix([(a, 0.7), (b, -0.4)])):
+        set_adapter(network, state)
+        deltas.append({name: layer.delta() for name, layer in lora_layers(network).items()})
+    for name, both in deltas[2].items():
+        expected = 0.7 * deltas[0][name] - 0.4 * deltas[1].get(name, torch.zeros(()))
+        assert torch.allclose(both, expected, atol=1e-5), name
+    assert {len(A) for A, _ in pairs(mix([(a, 1), (b, 1)])).values()} == {3, 5}
+    assert all(torch.equal(v, a[k]) for k, v in mix([(a, 1.0)]).items())
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda s: s | {"up_blocks.9.to_q.lora_A.weight": random(3, 4), "up_blocks.9.to_q.lora_B.weight": random(4, 3)},
+     "another network: here is no up_blocks.9.to_q"),
+    (lambda s: {k.replace("conv1", "norm1"): v for k, v in s.items()}, "is no linear layer or convolution"),
+    (lambda s: {k: v[..., :1] if "lora_A" in k else v for k, v in s.items()}, "another network: .* has other shapes"),
+    (lambda s: {k: v for k, v in s.items() if "lora_A" in k}, "no LoRA state"),
+    (lambda s: {}, "no LoRA state"),
+    (lambda s: {f"unet.{k}": v for k, v in s.items()}, "another network: here is no unet"),
+    (lambda s: {k: v[:2] if "lora_A" in k else v for k, v in s.items()}, "do not fit"),
+])
+def test_a_state_of_another_network_is_refused_and_nothing_changes(change, words):
+    network = tiny()
+    state = made_up(network)
+    set_adapter(network, state)
+    before = answer(network)
+    with pytest.raises(ValueError, match=words):
+        set_adapter(network, change(state))
+    assert torch.equal(answer(network), before)
+
+
+# ------------------------------------------------------------------ the prefix
+def test_a_prefix_stands_before_the_context_and_reaches_attention_and_pooled_text():
+    network, prefix = tiny(), Prefix(3, 12, generator=torch.Generator().manual_seed(0))
+    zt, t, context = CALL
+    longer = prefix(context)
+    assert longer.shape == (2, 8, 12) and torch.equal(longer[:, 3:], context)
+    assert torch.equal(longer[0, :3], prefix.tokens) and torch.equal(longer[1, :3], prefix.tokens)
+    with torch.no_grad():
+        prefixed = Prefixed(network, prefix)(zt, t, context, torch.ones(2, 5, dtype=torch.bool))
+        assert torch.equal(prefixed, network(zt, t, longer)) and not torch.allclose(prefixed, network(*CALL), atol=1e-4)
+    network.requires_grad_(False)
+    whole = Prefixed(network, prefix)
+    whole(*CALL).mean().backward()
+    assert [name for name, p in whole.named_parameters() if p.grad is not None] == ["prefix.tokens"]
+
+
+def test_a_prefix_may_begin_as_given_vectors():
+    start = random(2, 12)
+    prefix = Prefix(2, 12, start)
+    assert torch.equal(prefix.tokens, start) and prefix.tokens is not start
+    with pytest.raises(ValueError, match="2 vectors of 12 numbers"):
+        Prefix(2, 12, random(3, 12))
