@@ -1,0 +1,62 @@
+"""DreamBooth: teach a generator one subject, and remind it meanwhile of the class the subject belongs to.
+
+    pictures of the subject,        "XP7 car" ──► L_instance ─┐
+                                                              ├─► L_instance + prior_weight * L_prior
+    what the model drew before, for "car"     ──► L_prior ────┘
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from course_utils.generator.objectives import diffusion_loss
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Latents z (N, C, h, w), and what the text encoder made of each one's prompt, context (N, L, D).
+
+    Both are made once, before the training. Raises ValueError unless there are as many contexts as latents, at least
+    one. Built in notebook 10.
+    """
+
+    z: torch.Tensor
+    context: torch.Tensor
+
+    def __post_init__(self):
+        if len(self.z) != len(self.context) or not len(self.z):
+            raise ValueError(f"give every latent its context: there are {len(self.z)} and {len(self.context)}")
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def draw(self, n, generator):
+        """Return n of the examples, drawn with replacement."""
+        index = torch.randint(len(self), (n,), generator=generator)
+        return Examples(self.z[index], self.context[index])
+
+
+def draw_pairs(instance, prior, n, generator):
+    """Return one batch of 2n Examples: n of the subject, then n of its class. Built in notebook 10."""
+    first, second = instance.draw(n, generator), prior.draw(n, generator)
+    return Examples(torch.cat([first.z, second.z]), torch.cat([first.context, second.context]))
+
+
+def dreambooth_loss(network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, noisier=1.0):
+    """Return L_instance + prior_weight * L_prior, a scalar, over one batch in a single pass through the network.
+
+    network(zt, t, context=...) -> like zt; pairs: 2n Examples, the first half the subject's, the second the class's;
+    prior_weight: 1 in the paper, 0 gives the class no say; noisier: steps are t = T u^noisier with u even in [0, 1), so
+    below 1 the noisy ones come more often. Raises ValueError for an odd number of examples or a weight below 0.
+    Ruiz et al. 2023 (DreamBooth), section 3.3. Built in notebook 10.
+    """
+    if len(pairs) % 2 or not prior_weight >= 0:
+        raise ValueError(f"DreamBooth wants two halves and a weight of at least 0, not {len(pairs)} examples and "
+                         f"{prior_weight!r}")  # fmt: skip
+    half = torch.ones(len(pairs) // 2, device=pairs.z.device)
+    weight = 2 * torch.cat([half, prior_weight * half])  # the mean over 2n halves each mean over n
+    u = torch.rand(len(pairs), generator=generator, dtype=torch.float64)  # float32 could round up to T
+    t = (schedule.num_steps * u**noisier).long()
+    return diffusion_loss(
+        network, pairs.z, schedule, prediction, generator, lambda t: weight, t, context=pairs.context
+    )
