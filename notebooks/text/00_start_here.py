@@ -104,7 +104,7 @@ def drawn(prompt, system, steps, guidance, seed):
     read = "" if "prompt" in READS[system] else ", prompt not read"
     return plotting.show_pictures(pictures, columns=8, title=f"{system}, {steps} steps, seed {seed}{read}")
 
-widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=20, guidance=3.0, seed=7)
+widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=20, guidance=2.0, seed=7)
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # The prompt asks for a pink butterfly under a blue sky, on grass. **stable-diffusion** has learned 128 things in both
