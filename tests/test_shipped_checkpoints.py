@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from course_utils import checkpoints
+from course_utils.finetune.lora import lora_parameters, set_adapter
 from course_utils.generator.samplers import ddim, draw
+from course_utils.lora_files import open_lora
 from course_utils.recipes import noise_predictor
 from course_utils.recipes.catalog import recipes
 
@@ -19,8 +21,15 @@ def test_every_recipe_has_a_whole_checkpoint(name):
     assert path.stat().st_size <= 16e6
     card = checkpoints.card(name)
     assert set(card) >= CARD
-    model = checkpoints.load(name, recipes()[name].model())
-    assert sum(p.numel() for p in model.parameters()) == card["parameters"]
+    recipe = recipes()[name]
+    if recipe.lora:
+        model = recipe.model().eval()
+        set_adapter(model, *open_lora(name))
+        learned = lora_parameters(model)
+    else:
+        model = checkpoints.load(name, recipe.model())
+        learned = model.parameters()
+    assert sum(p.numel() for p in learned) == card["parameters"]
     assert not model.training and all(p.isfinite().all() for p in model.parameters())
 
 

@@ -104,10 +104,7 @@ def lora_state(network):
 
 
 def remove(network):
-    """Take every bypass away, so that the plain network is left; what was merged stays in its weights.
-
-    Nothing is unfrozen. Returns the network. Built in notebook 11.
-    """
+    """Take every bypass away and return the network; what is merged stays, and what is frozen. Built in notebook 11."""
     for name, layer in lora_layers(network).items():
         network.set_submodule(name, layer.base_layer)
     return network
