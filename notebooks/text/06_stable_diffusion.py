@@ -638,7 +638,7 @@ plotting.show_rows({short(wish[i].text): [x[i] for x in sweep.values()] for i in
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** More guidance buys alignment with variety, up to a point; beyond it only the colours grow louder. *Higher is not better.* We draw at 2. **Limit**: eight wishes, and a judge that
+# **What to see.** Guidance is paid with variety: the curve runs to the left. Where a network obeys by itself, little of it is enough; at large scales only the colours grow louder. *Higher is not better.* We draw at 2. **Limit**: eight wishes, and a judge that
 # was never shown burnt colours.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
