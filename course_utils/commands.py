@@ -202,8 +202,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils import checkpoints, drawing, evaluation
 
     reading = [name for name, system in drawing.SYSTEMS.items() if "prompt" in system.reads]
-    others = {"evaluator": evaluation.evaluate_evaluator, "vae": evaluation.evaluate_vae,
-              "style-3d": evaluation.evaluate_style}
+    others = {"evaluator": evaluation.evaluate_evaluator, "vae": evaluation.evaluate_vae}  # they read no prompts
     if inputs.one_of("system to evaluate", args.system, [*reading, *others]) in others:
         rows = others[args.system](folder=args.folder)
     else:

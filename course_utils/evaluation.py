@@ -85,21 +85,6 @@ def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, di
     return rows
 
 
-def evaluate_style(n: int = 100, folder: str | Path | None = None) -> dict[str, dict[str, float]]:
-    """Draw n fixed prompts a language that call the 3D style, with its LoRA and without, from the same noise."""
-    from course_utils.recipes.style_3d import restyled
-
-    chosen, evaluator, rows = drawing.SYSTEMS["stable-diffusion"], load_evaluator(), {}
-    path = Path(folder or checkpoints.CHECKPOINT_DIR) / "style-3d.safetensors"
-    for language in LANGUAGES:
-        prompts = fixed_prompts(language, n, concepts=concepts("style-3d"))
-        texts, wanted = [restyled(p.text, language) for p in prompts], [p._replace(style="3d") for p in prompts]
-        for name, lora in (("without", None), ("with", path)):
-            pictures = drawing.draw_prompts("stable-diffusion", texts, chosen.steps, 0, chosen.guidance, lora=lora)
-            rows[f"{name} the LoRA, {NAMES[language]}, {n}"] = alignment(evaluator, to_tensor(pictures), wanted)
-    return rows
-
-
 def table(rows: dict[str, dict[str, float]]) -> str:
     """The rows of an evaluation as text, shares in per cent."""
     width, columns = max(map(len, rows)), [key for key in COLUMNS if key in next(iter(rows.values()))]

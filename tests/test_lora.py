@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from course_utils.checkpoints import CheckpointError
+from course_utils.drawing import draw_pictures
 from course_utils.finetune.lora import (
     ATTENTION,
     WIDE,
@@ -24,6 +26,8 @@ from course_utils.finetune.lora import (
 )
 from course_utils.finetune.prefix import Prefix, Prefixed
 from course_utils.generator.latent_unet import LatentUNet
+from course_utils.inputs import InputError
+from course_utils.lora_files import save_lora
 from course_utils.systems.stable_diffusion import make_unet
 
 
@@ -259,3 +263,19 @@ def test_a_prefix_may_begin_as_given_vectors():
     assert torch.equal(prefix.tokens, start) and prefix.tokens is not start
     with pytest.raises(ValueError, match="2 vectors of 12 numbers"):
         Prefix(2, 12, random(3, 12))
+
+
+# ------------------------------------------------------------------ `course draw --lora`
+def test_a_lora_changes_the_drawing_and_only_stable_diffusion_takes_one(tmp_path):
+    quick = {"prompt": "pink butterfly", "steps": 2, "count": 1, "device": "cpu"}
+    unet = make_unet()
+    inject(unet, ATTENTION, 2)
+    state = {key: 0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+             for key, value in lora_state(unet).items()}  # fmt: skip
+    path = save_lora(tmp_path / "any.safetensors", state)
+    plain, changed = (draw_pictures(lora=lora, **quick).astype(int) for lora in (None, path))
+    assert abs(plain - changed).mean() > 2
+    with pytest.raises(InputError, match="stable-diffusion and nothing else"):
+        draw_pictures("text-pixel", lora=path, **quick)
+    with pytest.raises(CheckpointError, match="there is no"):
+        draw_pictures(lora=tmp_path / "nothing.safetensors", **quick)
