@@ -38,6 +38,13 @@ class LoRALayer(nn.Module):
         y = self.base_layer(x)
         return y if self.merged else y + self.scale * self.lora_B(self.lora_A(x))
 
+    def load(self, A, B, alpha=None):
+        """Take these matrices in the place of its own; their rank may be another."""
+        like = self.base_layer.weight
+        self.lora_A.weight, self.lora_B.weight = (nn.Parameter(x.to(like, copy=True)) for x in (A, B))
+        self.set_rank(len(A))
+        self.scale = 1.0 if alpha is None else alpha / len(A)
+
     def delta(self):
         """Return what the bypass adds to the base layer's weight, and like it: alpha / rank * B A."""
         A, B = self.lora_A.weight, self.lora_B.weight
@@ -50,6 +57,9 @@ class LoRALinear(LoRALayer):
     def make_bypass(self, base, rank, **like):
         return nn.Linear(base.in_features, rank, **like), nn.Linear(rank, base.out_features, **like)
 
+    def set_rank(self, rank):
+        self.lora_A.out_features = self.lora_B.in_features = rank
+
 
 class LoRAConv2d(LoRALayer):
     """A `LoRALayer` around a convolution: lora_A looks at k x k pixels, lora_B at one. Built in notebook 11."""
@@ -57,6 +67,9 @@ class LoRAConv2d(LoRALayer):
     def make_bypass(self, base, rank, **like):
         A = nn.Conv2d(base.in_channels, rank, base.kernel_size, base.stride, base.padding, base.dilation, **like)
         return A, nn.Conv2d(rank, base.out_channels, 1, **like)
+
+    def set_rank(self, rank):
+        self.lora_A.out_channels = self.lora_B.in_channels = rank
 
 
 KINDS = {nn.Linear: LoRALinear, nn.Conv2d: LoRAConv2d}
@@ -165,19 +178,16 @@ def set_adapter(network, state, alpha=None):
     alpha: None takes each layer's rank. Merged bypasses are subtracted first. Raises ValueError, and changes nothing,
     where the state names a layer that the network lacks or that has another shape. Built in notebook 11.
     """
-    current, fitting = lora_layers(network), {}
-    for name, (A, B) in pairs(state).items():
-        base, layer = plain_layer(network, name), current.get(name)
-        if layer is None or len(layer.lora_A.weight) != len(A):
-            layer = KINDS[type(base)](base, len(A))
-        if (A.shape, B.shape) != (layer.lora_A.weight.shape, layer.lora_B.weight.shape):
+    fitting, current = pairs(state), lora_layers(network)
+    for name, (A, B) in fitting.items():
+        C_out, *rest = plain_layer(network, name).weight.shape
+        if (len(B), list(A.shape[1:]), B[0].numel()) != (C_out, rest, len(A)):
             raise ValueError(f"this LoRA was made for another network: {name} has other shapes here")
-        fitting[name] = layer
     remove(unmerge(network)).requires_grad_(False)
-    for name, layer in fitting.items():
-        layer.lora_A.weight.copy_(state[f"{name}.lora_A.weight"])
-        layer.lora_B.weight.copy_(state[f"{name}.lora_B.weight"])
-        layer.scale = 1.0 if alpha is None else alpha / len(layer.lora_A.weight)
+    for name, (A, B) in fitting.items():
+        base = network.get_submodule(name)
+        layer = current.get(name) or KINDS[type(base)](base, len(A))
+        layer.load(A, B, alpha)
         network.set_submodule(name, layer)
     return list(fitting)
 
