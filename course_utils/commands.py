@@ -200,14 +200,19 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print what the evaluator says of a system's pictures, or of real ones; --write keeps it in the card."""
     inputs.whole_number("prompts", args.prompts, inputs.PROMPTS)
     from course_utils import checkpoints, drawing, evaluation
+    from course_utils.subject_evaluation import evaluate_subject
 
     reading = [name for name, system in drawing.SYSTEMS.items() if "prompt" in system.reads]
-    others = {"evaluator": evaluation.evaluate_evaluator, "vae": evaluation.evaluate_vae}  # they read no prompts
+    folder, bar = args.folder, show_progress()
+    others = {"evaluator": lambda: evaluation.evaluate_evaluator(folder=folder),
+              "vae": lambda: evaluation.evaluate_vae(folder=folder),
+              "style-3d": lambda: evaluation.evaluate_style(args.prompts, folder, bar),
+              "xp7": lambda: evaluate_subject(folder, bar)}
     if inputs.one_of("system to evaluate", args.system, [*reading, *others]) in others:
-        rows = others[args.system](folder=args.folder)
+        rows = others[args.system]()
     else:
         rows = evaluation.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
-                                   args.folder, progress=show_progress())
+                                   folder, bar)
     print(evaluation.table(rows))
     if args.write:
         shares = {row: {key: round(share, 3) for key, share in of.items()} for row, of in rows.items()}

@@ -20,8 +20,10 @@ from course_utils.metrics import alignment, held_out_accuracy, psnr
 from course_utils.prompts import fixed_prompts, held_out_prompts
 
 COLUMNS = {"concept": "concept", "concept_top5": "top 5", "style": "style", "color": "colour",
-           "background": "background", "psnr": "PSNR", "perceptual": "perceptual", "concept_real": "before it"}
-UNITS = {"psnr": "{:.1f} dB", "perceptual": "{:.3f}"}  # everything else is a share
+           "background": "background", "psnr": "PSNR", "perceptual": "perceptual", "concept_real": "before it",
+           "subject": "subject", "prompt": "prompt", "PRES": "PRES", "DIV": "DIV"}
+UNITS = {"psnr": "{:.1f} dB", "perceptual": "{:.3f}",  # everything else is a share
+         "subject": "{:.2f}", "PRES": "{:.2f}", "DIV": "{:.2f}"}
 NAMES = {"en": "English", "zh": "Chinese"}
 
 
@@ -82,6 +84,23 @@ def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, di
             **{key: alignment(evaluator, pictures, real.attributes)["concept"]
                for key, pictures in (("concept", y), ("concept_real", x))},
         }  # fmt: skip
+    return rows
+
+
+def evaluate_style(n: int = 100, folder: str | Path | None = None,
+                   progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
+    """Draw n fixed prompts a language that call the 3D style, with its LoRA and without, from the same noise."""
+    from course_utils.recipes.style_3d import restyled
+
+    chosen, evaluator, rows = drawing.SYSTEMS["stable-diffusion"], load_evaluator(), {}
+    path = Path(folder or checkpoints.CHECKPOINT_DIR) / "style-3d.safetensors"
+    for language in LANGUAGES:
+        prompts = fixed_prompts(language, n, concepts=concepts("style-3d"))
+        texts, wanted = [restyled(p.text, language) for p in prompts], [p._replace(style="3d") for p in prompts]
+        for name, lora in (("without", None), ("with", path)):
+            pictures = drawing.draw_prompts("stable-diffusion", texts, chosen.steps, guidance=chosen.guidance,
+                                            progress=progress, lora=lora)
+            rows[f"{name} the LoRA, {NAMES[language]}, {n}"] = alignment(evaluator, to_tensor(pictures), wanted)
     return rows
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "course_utils").rglob("*.py"))
 GROUND = {"devices", "data", "layers", "inputs"}
 BOXES = {"text_encoder", "generator", "decoder"}
-TOP = {"recipes", "widgets", "drawing", "doctor", "evaluation", "commands", "cli"}
+TOP = {"recipes", "widgets", "drawing", "doctor", "evaluation", "subject_evaluation", "commands", "cli"}
 ALLOWED = {  # where nothing is said, a module may import everything that is not on top
     **{name: set() for name in GROUND},
     **{box: {"layers", "devices", box} for box in BOXES},

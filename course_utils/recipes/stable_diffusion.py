@@ -9,6 +9,7 @@ from course_utils import checkpoints
 from course_utils.compose import LANGUAGES, Composer, caption
 from course_utils.data import load_emoji, load_splits
 from course_utils.decoder.vae import VAE
+from course_utils.finetune.lora import WIDE, inject
 from course_utils.generator.conditions import beside
 from course_utils.generator.objectives import diffusion_loss
 from course_utils.latents import cached, encode_all
@@ -30,12 +31,20 @@ CONCEPTS = (
 )  # fmt: skip
 EXAMPLES = 20_480  # composed once and kept as latents: about 50 of each picture
 P_DROP = 0.1  # captions left empty in training, so that guidance has something to move away from
+RANK = 16  # of LoRAs: 1.4 MB in half precision
 NOISIER = 0.6  # t = T u^0.6: the noisy steps, where only the text tells what to draw, come more often
 
 
 def model():
     """Return the untrained U-Net."""
     return make_unet()
+
+
+def bypassed():
+    """Return the trained U-Net, frozen, with bypasses that learn: what recipes of LoRAs train."""
+    unet = checkpoints.load("stable-diffusion", make_unet())
+    inject(unet, WIDE, RANK, generator=torch.Generator().manual_seed(0))
+    return unet
 
 
 @lru_cache(maxsize=1)
