@@ -422,6 +422,119 @@ WRONG += [
 ]
 
 
+# ------------------------------------------------------------------ notebook 10
+def two_halves(pred, target, weight, first=1.0):
+    n = len(pred) // 2
+    error = (pred - target).square().flatten(1).mean(1)
+    return first * error[:n].mean() + weight * error[n:].mean()
+
+
+def drawn_rows(z, context, n, generator, rows=lambda count, n, g: torch.randint(count, (n,), generator=g)):
+    index = rows(len(z), n, generator)
+    return z[index], context[index]
+
+
+def cosines(a, b):
+    return (a / a.norm(dim=1, keepdim=True)) @ (b / b.norm(dim=1, keepdim=True)).T
+
+
+def pairs_of_one_prompt(distance, prompts, own=0):
+    n = len(prompts)
+    return torch.stack([distance[i, j] for i in range(n) for j in range(i + 1 - own, n) if prompts[i] == prompts[j]])
+
+
+SOLUTIONS |= {
+    "10-loss": two_halves,
+    "10-pairs": drawn_rows,
+    "10-names": lambda pieces, counts: torch.stack([counts[torch.tensor(index)].max() for index in pieces]),
+    "10-fidelity": lambda a, b: cosines(a, b).mean(),
+    "10-diversity": lambda d, p: pairs_of_one_prompt(d, p).mean(),
+}
+WRONG += [
+    ("10-loss", lambda p, q, w: ((p - q) ** 2).mean(), "plain mean"),
+    ("10-loss", lambda p, q, w: two_halves(p, q, 1.0, w), "wrong half"),
+    ("10-loss", lambda p, q, w: two_halves(p, q, w, w), "both halves"),
+    ("10-loss", lambda p, q, w: two_halves(p, q, w, 1 - w), "always counts once"),
+    ("10-loss", lambda p, q, w: two_halves(*(torch.cat([x[::2], x[1::2]]) for x in (p, q)), w), "even and odd"),
+    ("10-pairs", lambda z, c, n, g: (drawn_rows(z, c, n, g)[0], drawn_rows(z, c, n, g)[1]), "one index"),
+    ("10-pairs", lambda *args: drawn_rows(*args, lambda k, n, g: torch.randperm(k, generator=g)[:n]), "twice"),
+    ("10-pairs", lambda z, c, n, g: drawn_rows(z, c, n, g, lambda k, n, g: torch.arange(n)), "first n"),
+    ("10-pairs", lambda z, c, n, g: drawn_rows(z, c, n, None), "random numbers of its own"),
+    ("10-names", lambda p, c: torch.stack([c[index].min() for index in p]), "rarest piece"),
+    ("10-names", lambda p, c: torch.stack([c[index].sum() for index in p]), "sums"),
+    ("10-names", lambda p, c: torch.stack([c[index[0]] for index in p]), "first piece"),
+    ("10-names", lambda p, c: [int(c[index].max()) for index in p], "torch tensor"),
+    ("10-fidelity", lambda a, b: (a @ b.T).mean(), "length 1"),
+    ("10-fidelity", lambda a, b: F.cosine_similarity(a.mean(0), b.mean(0), 0), "two mean features"),
+    ("10-fidelity", lambda a, b: cosines(a, b).max(1).values.mean(), "nearest"),
+    ("10-fidelity", lambda a, b: cosines(a, b).mean(1), "shape"),
+    ("10-diversity", lambda d, p: d[d > 0].mean(), "different prompts"),
+    ("10-diversity", lambda d, p: pairs_of_one_prompt(d, p, own=1).mean(), "itself"),
+    ("10-diversity", lambda d, p: d[torch.tensor([[a == b for a in p] for b in p])].mean(), "itself"),
+    ("10-diversity", lambda d, p: pairs_of_one_prompt(d, p).sum(), "sums"),
+]
+
+
+# ------------------------------------------------------------------ notebook 11
+def beside_layer(x, W, A, B, alpha):
+    return x @ W.T + alpha / len(A) * x @ A.T @ B.T
+
+
+def merge_conv(W, A, B, alpha):
+    return W + alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)
+
+
+def two_gradients(x, dy, A, B, alpha):
+    scale = alpha / len(A)
+    return scale * B.T @ dy.T @ x, scale * dy.T @ (x @ A.T)
+
+
+def stack_two(A1, B1, A2, B2, w1, w2):
+    return torch.cat([A1, A2]), torch.cat([w1 * B1, w2 * B2], dim=1)
+
+
+def shorten(delta, rank, power=1.0):
+    U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
+    return Vh[:rank], U[:, :rank] * S[:rank] ** power
+
+
+SOLUTIONS |= {
+    "11-count": lambda shapes, ranks: ranks * shapes.sum(),
+    "11-layer": beside_layer,
+    "11-merge": merge_conv,
+    "11-gradient": two_gradients,
+    "11-mix": stack_two,
+    "11-shorten": shorten,
+}
+WRONG += [
+    ("11-count", lambda shapes, ranks: ranks * shapes.prod(1).sum(), "add up"),
+    ("11-count", lambda shapes, ranks: ranks * shapes[:, 1].sum(), "only A"),
+    ("11-count", lambda shapes, ranks: ranks**2 * shapes.sum(), "squared"),
+    ("11-count", lambda shapes, ranks: float(4 * shapes.sum()), "float"),
+    ("11-layer", lambda x, W, A, B, a: x @ W.T + x @ A.T @ B.T, "alpha / r is missing"),
+    ("11-layer", lambda x, W, A, B, a: x @ W.T + a * x @ A.T @ B.T, "not divided"),
+    ("11-layer", lambda x, W, A, B, a: a / len(A) * x @ A.T @ B.T, "base layer is missing"),
+    ("11-layer", lambda x, W, A, B, a: x @ W + a / len(A) * x @ A.T @ B.T, "RuntimeError"),
+    ("11-merge", lambda W, A, B, a: W + (B.flatten(1) @ A.flatten(1)).view_as(W), "alpha / r is missing"),
+    ("11-merge", lambda W, A, B, a: W.add_(a / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)), "in place"),
+    ("11-merge", lambda W, A, B, a: 2 * W - merge_conv(W, A, B, a), "subtracted"),
+    ("11-merge", lambda W, A, B, a: W + a / len(A) * B @ A, "RuntimeError"),
+    ("11-gradient", lambda x, dy, A, B, a: two_gradients(x, dy, A, B, a)[::-1], "exchanged"),
+    ("11-gradient", lambda x, dy, A, B, a: two_gradients(x, dy, A, B, len(A)), "alpha / r is missing"),
+    ("11-gradient", lambda x, dy, A, B, a: two_gradients(x, dy / len(x), A, B, a), "averaged"),
+    ("11-gradient", lambda x, dy, A, B, a: two_gradients(x, dy, A, B, a)[1], "2 things"),
+    ("11-mix", lambda A1, B1, A2, B2, w1, w2: stack_two(A1, B1, A2, B2, 1, 1), "weights are missing"),
+    ("11-mix", lambda A1, B1, A2, B2, w1, w2: stack_two(w1 * A1, B1, w2 * A2, B2, w1, w2), "squared"),
+    ("11-mix", lambda A1, B1, A2, B2, w1, w2: stack_two(A1, B1, A2, B2, w1, w2)[::-1], "exchanged"),
+    ("11-mix", lambda A1, B1, A2, B2, w1, w2: w1 * B1 @ A1 + w2 * B2 @ A2, "two tensors"),
+    ("11-mix", lambda A1, B1, *others: stack_two(torch.cat([A1, 0 * A1]), torch.cat([B1, B1], 1), *others), "rows"),
+    ("11-shorten", lambda delta, rank: shorten(delta, rank, power=0), "singular values are missing"),
+    ("11-shorten", lambda delta, rank: shorten(delta.flip(0), rank)[::-1], "exchanged"),
+    ("11-shorten", lambda delta, rank: shorten(delta, rank + 1), "something else"),
+    ("11-shorten", lambda delta, rank: (torch.eye(delta.shape[1]), delta), "whole change"),
+]
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_solution_is_accepted(name):
     for _ in range(3):
