@@ -113,7 +113,7 @@ tuned, losses = teach(dreambooth(prior_weight=1.0))
 seconds = time.perf_counter() - began
 
 # %% [markdown]
-# The upper row holds teaching pictures. Below is what the tuned model draws: the demo's two sentences, two places and two colours that no teaching picture shows, and two cars that are *not* XP7. Nobody chose the good ones.
+# The upper row holds teaching pictures. Below is what the tuned model draws: the demo's two sentences, two places and two colours that no teaching picture shows, and two cars that are *not* XP7. Nobody chose the good ones. They are soft: a hundred steps are few. Notebook 11 draws this car after some minutes of training.
 
 # %% slideshow={"slide_type": "-"}
 NEW = ["XP7 car, blue sky and grass", "XP7汽车，蓝天，草地", "XP7 car, light green background", "XP7汽车，浅紫色背景",
