@@ -203,16 +203,16 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils.subject_evaluation import evaluate_subject
 
     reading = [name for name, system in drawing.SYSTEMS.items() if "prompt" in system.reads]
-    folder, bar = args.folder, show_progress()
+    folder = args.folder
     others = {"evaluator": lambda: evaluation.evaluate_evaluator(folder=folder),
               "vae": lambda: evaluation.evaluate_vae(folder=folder),
-              "style-3d": lambda: evaluation.evaluate_style(args.prompts, folder, bar),
-              "xp7": lambda: evaluate_subject(folder, bar)}
+              "style-3d": lambda: evaluation.evaluate_style(args.prompts, folder, show_progress()),
+              "xp7": lambda: evaluate_subject(folder, show_progress())}
     if inputs.one_of("system to evaluate", args.system, [*reading, *others]) in others:
         rows = others[args.system]()
     else:
         rows = evaluation.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
-                                   folder, bar)
+                                   folder, show_progress())
     print(evaluation.table(rows))
     if args.write:
         shares = {row: {key: round(share, 3) for key, share in of.items()} for row, of in rows.items()}

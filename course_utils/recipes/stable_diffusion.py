@@ -70,17 +70,21 @@ def compose():
     return composer().compose(EXAMPLES, seed=6)
 
 
-@lru_cache(maxsize=1)
-def examples():
-    """Return the examples' latents, {"mean", "std"} (N, 4, 16, 16), and what each shows, a list of N dicts."""
-    composed = compose()
+def encoded(composed, name):
+    """Return composed examples as latents, kept under a name: {"mean", "std"} (N, 4, 16, 16), and what each shows."""
     shown = [dict(zip(composed.attributes, row)) for row in zip(*composed.attributes.values())]
 
     def make():
         mean, std = encode_all(checkpoints.load("vae", VAE()), composed.images)
         return {"mean": mean, "std": std}
 
-    return cached(f"text-{EXAMPLES}", "vae", make), shown
+    return cached(name, "vae", make), shown
+
+
+@lru_cache(maxsize=1)
+def examples():
+    """Return the examples' latents, {"mean", "std"} (N, 4, 16, 16), and what each shows, a list of N dicts."""
+    return encoded(compose(), f"text-{EXAMPLES}")
 
 
 def draw(latents, index, generator):

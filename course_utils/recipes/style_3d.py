@@ -6,11 +6,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from course_utils import checkpoints
 from course_utils.compose import LANGUAGES, Composer, caption
 from course_utils.data import load_emoji
-from course_utils.decoder.vae import VAE
-from course_utils.latents import cached, encode_all
 from course_utils.recipes import stable_diffusion as text
 from course_utils.recipes.vae import SIZE
 from course_utils.systems.stable_diffusion import SCALE, tokenize
@@ -33,14 +30,8 @@ def emoji():
 @lru_cache(maxsize=1)
 def examples():
     """Return the examples' latents, {"mean", "std"} (N, 4, 16, 16), and what each shows, a list of N dicts."""
-    composed = Composer(emoji(), p_color=0.4, p_background=0.3, min_scale=1.0).compose(EXAMPLES, seed=11)
-    shown = [dict(zip(composed.attributes, row)) for row in zip(*composed.attributes.values())]
-
-    def make():
-        mean, std = encode_all(checkpoints.load("vae", VAE()), composed.images)
-        return {"mean": mean, "std": std}
-
-    return cached(f"style-3d-{EXAMPLES}", "vae", make), shown
+    composer = Composer(emoji(), p_color=0.4, p_background=0.3, min_scale=1.0)
+    return text.encoded(composer.compose(EXAMPLES, seed=11), f"style-3d-{EXAMPLES}")
 
 
 def restyled(text, language):
