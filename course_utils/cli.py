@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from course_utils import commands
-from course_utils.drawing import PROMPTED, SYSTEMS
+from course_utils.app import commands
+from course_utils.app.generate import PROMPTED, SYSTEMS
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,7 +90,7 @@ def explain(error: Exception) -> str | None:
         full = error.errno in (errno.ENOSPC, errno.EFBIG)
         return "the disk is full: free some space and try again" if full else str(error)
     # only modules that are loaded can have raised their errors, so nothing heavy is imported here
-    own = (("course_utils.inputs", "InputError"), ("course_utils.data", "DataError"),
+    own = (("course_utils.app.inputs", "InputError"), ("course_utils.data", "DataError"),
            ("course_utils.checkpoints", "CheckpointError"))
     known = tuple(getattr(sys.modules[module], name) for module, name in own if module in sys.modules)
     if isinstance(error, (*known, ValueError)):

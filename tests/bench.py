@@ -20,7 +20,7 @@ from course_utils.generator.samplers import ddim
 from course_utils.generator.samplers import draw as run_sampler
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import UNet
-from course_utils.systems.peers import to_pipeline
+from course_utils.interop.diffusers import to_pipeline
 from course_utils.systems.stable_diffusion import LATENT, SCALE, StableDiffusion, make_unet
 from course_utils.systems.text_pixel import TextPixel
 

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from course_utils.attention_maps import attention_weights, paint, record_attention, word_maps, words_of
 from course_utils.data import tokenizer_file
+from course_utils.figures.attention_maps import attention_weights, paint, record_attention, word_maps, words_of
 from course_utils.generator.guidance import guided
 from course_utils.generator.samplers import ddim, draw
 from course_utils.generator.schedules import make_schedule

@@ -77,7 +77,7 @@ def test_a_wrong_argument_in_a_process_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("value", [None, 3, b"cat", ["cat"]])
 def test_a_prompt_that_is_no_text(value):
-    from course_utils.inputs import InputError, prompt_text
+    from course_utils.app.inputs import InputError, prompt_text
 
     with pytest.raises(InputError, match="a prompt is text"):
         prompt_text(value)
@@ -85,7 +85,7 @@ def test_a_prompt_that_is_no_text(value):
 
 @pytest.mark.parametrize("value", [True, 2.0, "2", None])
 def test_numbers_that_are_none(value):
-    from course_utils.inputs import InputError, number, whole_number
+    from course_utils.app.inputs import InputError, number, whole_number
 
     with pytest.raises(InputError, match="steps must be a whole number"):
         whole_number("steps", value, (1, 10))
@@ -207,14 +207,15 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path):
 
 
 def test_a_full_disk_while_a_picture_is_written(tmp_path, monkeypatch, capsys):
-    from course_utils import cli, drawing
+    from course_utils import cli
+    from course_utils.app import generate
 
     def no_space(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     import numpy as np
 
-    monkeypatch.setattr(drawing, "draw_pictures", lambda *a, **k: np.zeros((1, 4, 4, 3), np.uint8))
+    monkeypatch.setattr(generate, "draw_pictures", lambda *a, **k: np.zeros((1, 4, 4, 3), np.uint8))
     monkeypatch.setattr("PIL.Image.Image.save", no_space)
     (tmp_path / "x.png").write_bytes(b"before")
     assert cli.main(["draw", "--count", "1", "--out", str(tmp_path / "x.png")]) == 2
@@ -244,18 +245,20 @@ def test_two_trainings_of_one_run(tmp_path, capsys):
 
 
 def test_out_of_memory_is_one_sentence(monkeypatch, capsys, tmp_path):
-    from course_utils import cli, drawing
+    from course_utils import cli
+    from course_utils.app import generate
 
     def no_memory(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(drawing, "draw_pictures", no_memory)
+    monkeypatch.setattr(generate, "draw_pictures", no_memory)
     assert cli.main(["draw", "--out", str(tmp_path / "x.png")]) == 2
     assert "memory ran out" in capsys.readouterr().err
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
-    from course_utils import cli, commands
+    from course_utils import cli
+    from course_utils.app import commands
 
     monkeypatch.setattr(commands, "doctor", lambda args: {}["a bug"])
     with pytest.raises(KeyError):

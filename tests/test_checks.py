@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from course_utils.checks.core import Exercise, check, hint
 
 CHECKS = Path(__file__).parents[1] / "course_utils" / "checks"
-EXERCISES = {name: exercise for path in sorted(CHECKS.glob("nb*.py"))
+EXERCISES = {name: exercise for path in sorted(CHECKS.glob("nb??.py"))
              for name, exercise in importlib.import_module(f"course_utils.checks.{path.stem}").EXERCISES.items()}
 
 

@@ -126,13 +126,13 @@ def test_a_prompt_is_answered_with_one_sentence(workshop, tmp_path):
 
 
 def test_picture_i_does_not_depend_on_how_many_are_drawn():
-    from course_utils.drawing import start_noise
+    from course_utils.app.generate import start_noise
 
     assert (start_noise(7, 3, 32) == start_noise(7, 20, 32)[:3]).all()
 
 
 def test_grid_places_pictures_in_reading_order():
-    from course_utils.drawing import grid
+    from course_utils.app.generate import grid
 
     pictures = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (10, 20, 30)])
     sheet = grid(pictures, columns=2, gap=1)
@@ -143,7 +143,7 @@ def test_grid_places_pictures_in_reading_order():
 
 
 def test_doctor_report_reads_well_as_text_and_html():
-    from course_utils.doctor import MISSING, NOTE, Report, Row
+    from course_utils.app.doctor import MISSING, NOTE, Report, Row
 
     rows = [Row("Python", "3.11"), Row("disk", "low", NOTE, "free <some>"), Row("torch", "-", MISSING, "do x")]
     report = Report(rows)

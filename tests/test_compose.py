@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from course_utils.compose import (
+from course_utils.data import DataError, load_emoji, load_scenes, load_splits
+from course_utils.datasets.compose import (
     BACKGROUNDS,
     COLORS,
     NAMES_COLOR,
@@ -17,7 +18,6 @@ from course_utils.compose import (
     dominant_color,
     recolor,
 )
-from course_utils.data import DataError, load_emoji, load_scenes, load_splits
 
 
 @pytest.fixture(scope="module")

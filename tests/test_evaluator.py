@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from course_utils import checkpoints
-from course_utils.compose import Composer
 from course_utils.data import STYLES, load_emoji, load_splits, to_tensor
-from course_utils.evaluation import evaluate_evaluator
-from course_utils.evaluator import Evaluator, class_names, class_numbers, load_evaluator
-from course_utils.metrics import (
+from course_utils.datasets.compose import Composer
+from course_utils.evaluation.evaluator import Evaluator, class_names, class_numbers, load_evaluator
+from course_utils.evaluation.metrics import (
     ATTRIBUTES,
     alignment,
     answer,
@@ -21,7 +20,8 @@ from course_utils.metrics import (
     real_floor,
     real_halves,
 )  # fmt: skip
-from course_utils.prompts import Prompt
+from course_utils.evaluation.prompts import Prompt
+from course_utils.evaluation.report import evaluate_evaluator
 from course_utils.recipes import evaluator as recipe
 
 

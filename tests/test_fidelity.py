@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from course_utils import checkpoints
-from course_utils.compose import Composer
 from course_utils.data import load_emoji, to_tensor
+from course_utils.datasets.compose import Composer
+from course_utils.datasets.xp7 import load_xp7
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
-from course_utils.evaluator import load_evaluator
-from course_utils.fidelity import fidelity, prompt_diversity, prompt_fidelity, similarity
-from course_utils.metrics import extract_features
-from course_utils.subject import load_xp7
+from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.fidelity import fidelity, prompt_diversity, prompt_fidelity, similarity
+from course_utils.evaluation.metrics import extract_features
 
 CARS = [("automobile", style) for style in ("noto", "twemoji", "fluent")] + [
     ("sport utility vehicle", "fluent"), ("taxi", "noto"), ("oncoming police car", "noto"), ("racing car", "fluent"),

@@ -5,17 +5,17 @@ import pytest
 import torch
 
 from course_utils import checkpoints
-from course_utils.compose import BACKGROUNDS
+from course_utils.app.generate import draw_pictures, draw_prompts
+from course_utils.app.inputs import InputError
 from course_utils.data import load_splits, to_tensor
-from course_utils.drawing import draw_pictures, draw_prompts
-from course_utils.evaluator import load_evaluator
-from course_utils.fidelity import similarity
+from course_utils.datasets.compose import BACKGROUNDS
+from course_utils.datasets.xp7 import load_xp7
+from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.fidelity import similarity
+from course_utils.evaluation.metrics import answer
 from course_utils.finetune.lora import lora_parameters, lora_state
-from course_utils.inputs import InputError
-from course_utils.metrics import answer
 from course_utils.recipes import stable_diffusion, style_3d, xp7
 from course_utils.recipes.style_3d import restyled
-from course_utils.subject import load_xp7
 from course_utils.training import train
 
 QUICK = {"system": "stable-diffusion", "steps": 2, "count": 1, "device": "cpu"}

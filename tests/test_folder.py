@@ -14,8 +14,8 @@ from course_utils import checkpoints, cli
 from course_utils.checkpoints import CheckpointError
 from course_utils.decoder.vae import VAE
 from course_utils.generator.schedules import make_schedule
-from course_utils.systems import folder as folders
-from course_utils.systems.folder import export_folder, open_folder, open_remote
+from course_utils.interop import folder as folders
+from course_utils.interop.folder import export_folder, open_folder, open_remote
 from course_utils.systems.stable_diffusion import CONDITIONS, make_unet, open_stable_diffusion
 from course_utils.systems.text_pixel import TextPixel
 from tests.test_peers_unet import randomise

@@ -7,16 +7,26 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "course_utils").rglob("*.py"))
-GROUND = {"devices", "data", "layers", "inputs"}
-BOXES = {"text_encoder", "generator", "decoder"}
-TOP = {"recipes", "widgets", "drawing", "doctor", "evaluation", "subject_evaluation", "commands", "cli"}
-ALLOWED = {  # where nothing is said, a module may import everything that is not on top
-    **{name: set() for name in GROUND},
-    **{box: {"layers", "devices", box} for box in BOXES},
-    "generator.samplers": {"generator.schedules", "generator.objectives"},  # samplers know no network
-    "generator.guidance": {"generator.schedules", "generator.objectives"},
-    "finetune": {"generator", "layers", "devices", "finetune"},
-    "systems": BOXES | {"layers", "devices", "data", "checkpoints", "systems"},
+GROUND = {"errors", "devices", "data", "layers"}
+BOXES = {"text_encoder", "image_encoder", "generator", "decoder"}
+LIBRARY = GROUND | BOXES | {"checkpoints", "runs", "prefetch", "training", "datasets", "systems", "finetune", "interop"}
+ALLOWED = {  # what each folder or module may import, itself aside; held for every one of them
+    "errors": set(), "devices": {"errors"}, "data": {"errors", "devices"}, "layers": set(),
+    **{box: {"layers", "devices", "errors"} for box in BOXES},
+    "generator.samplers": {"errors", "generator.schedules", "generator.objectives"},  # samplers know no network
+    "generator.guidance": {"errors", "generator.schedules", "generator.objectives"},
+    "checkpoints": {"errors", "data"}, "runs": {"errors", "checkpoints"}, "prefetch": set(),
+    "training": {"errors", "checkpoints", "devices", "runs", "prefetch"},
+    "datasets": {"errors", "data", "checkpoints"},
+    "systems": BOXES | {"errors", "layers", "devices", "data", "checkpoints"},
+    "finetune": {"errors", "generator", "layers", "devices"},
+    "interop": LIBRARY,
+    "recipes": LIBRARY | {"evaluation.evaluator"},  # a judge is a checkpoint too
+    "evaluation": LIBRARY | {"recipes"},
+    "figures": LIBRARY | {"evaluation"},
+    "checks": {"figures.plotting"},
+    "app": LIBRARY | {"recipes", "evaluation"},
+    "cli": {"app", "errors"},
 }
 
 
@@ -51,12 +61,11 @@ def within(name: str, groups: set[str]) -> bool:
 
 def offences(module: str, imports: set[str]) -> list[str]:
     """Every import of a module that goes against the direction of the house."""
-    key = next((k for k in (module, module.split(".")[0]) if k in ALLOWED), None)
-    wrong = {name for name in imports if within(name, {"widgets"})}
-    if not within(module, TOP):
-        wrong |= {name for name in imports if within(name, TOP)}
-    if key is not None:
-        wrong |= {name for name in imports if not within(name, ALLOWED[key])}
+    folder = module.split(".")[0]
+    if module == "__init__":
+        return sorted(imports)
+    allowed = ALLOWED[module] if module in ALLOWED else ALLOWED[folder] | {folder}
+    wrong = {name for name in imports if not within(name, allowed) or within(name, {"figures.widgets"})}
     return [f"{module} imports {name}" for name in sorted(wrong)]
 
 
@@ -69,7 +78,7 @@ def test_import_direction(path):
     ("generator.unet", "import course_utils.text_encoder.clip"), ("layers", "from course_utils import devices"),
     ("generator.samplers", "from course_utils.generator.unet import UNet"),
     ("training", "def f():\n    from course_utils.recipes import noise_predictor"),
-    ("cli", "import course_utils.widgets"), ("data", "from course_utils.layers import Attention"),
+    ("cli", "import course_utils.figures.widgets"), ("data", "from course_utils.layers import Attention"),
 ])
 def test_a_wrong_import_is_caught(module, imports):
     assert offences(module, local_imports(imports))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import checkpoints, latents
+from course_utils import checkpoints
 from course_utils.data import load_splits, to_tensor
+from course_utils.datasets import latent_cache
 from course_utils.decoder.vae import VAE
 from course_utils.generator.conditions import keep_known, outline, shrink_mask
 from course_utils.generator.schedules import make_schedule
@@ -23,7 +24,7 @@ RECIPES = (text, inpaint, lines)
 def few(monkeypatch, tmp_path):
     """The recipes with 96 examples, their latents in a folder of its own; afterwards all is forgotten."""
     monkeypatch.setattr(text, "EXAMPLES", 96)
-    monkeypatch.setattr(latents, "DATA_DIR", tmp_path)
+    monkeypatch.setattr(latent_cache, "DATA_DIR", tmp_path)
     forget = (text.examples, inpaint.examples, lines.lines)
     [function.cache_clear() for function in forget]
     yield tmp_path
@@ -34,7 +35,7 @@ def few(monkeypatch, tmp_path):
 def test_latents_are_what_the_autoencoder_says():
     vae = VAE().eval()
     images = composer().compose(70, seed=1).images
-    mean, std = latents.encode_all(vae, images)
+    mean, std = latent_cache.encode_all(vae, images)
     with torch.inference_mode():
         gaussian = vae.encode(to_tensor(images))
     assert mean.shape == std.shape == (70, 4, 16, 16)
@@ -43,21 +44,21 @@ def test_latents_are_what_the_autoencoder_says():
 
 
 def test_latents_are_made_once_and_anew_when_damaged_or_of_another_autoencoder(monkeypatch, tmp_path):
-    monkeypatch.setattr(latents, "DATA_DIR", tmp_path)
+    monkeypatch.setattr(latent_cache, "DATA_DIR", tmp_path)
     made = []
 
     def make():
         made.append(1)
         return {"mean": torch.full((2, 3), float(len(made)))}
 
-    first, again = (latents.cached("few", "vae", make)["mean"] for _ in range(2))
+    first, again = (latent_cache.cached("few", "vae", make)["mean"] for _ in range(2))
     assert torch.equal(first, again) and len(made) == 1
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:20])
-    assert latents.cached("few", "vae", make)["mean"][0, 0] == 2
+    assert latent_cache.cached("few", "vae", make)["mean"][0, 0] == 2
     card = checkpoints.card("vae")
     monkeypatch.setattr(checkpoints, "card", lambda name, folder=None: card | {"sha256": "0" * 64})
-    assert latents.cached("few", "vae", make)["mean"][0, 0] == 3
+    assert latent_cache.cached("few", "vae", make)["mean"][0, 0] == 3
 
 
 # ------------------------------------------------------------------ the recipes

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from course_utils.app.generate import draw_pictures
+from course_utils.app.inputs import InputError
 from course_utils.checkpoints import CheckpointError
-from course_utils.drawing import draw_pictures
 from course_utils.finetune.lora import (
     ATTENTION,
     WIDE,
@@ -26,8 +27,7 @@ from course_utils.finetune.lora import (
 )
 from course_utils.finetune.prefix import Prefix, Prefixed
 from course_utils.generator.latent_unet import LatentUNet
-from course_utils.inputs import InputError
-from course_utils.lora_files import save_lora
+from course_utils.interop.lora_files import save_lora
 from course_utils.systems.stable_diffusion import make_unet
 
 

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from course_utils.compose import Composer, caption
 from course_utils.data import GROUPS, DataError, load_emoji, load_splits
-from course_utils.metrics import diversity, frechet_distance, kernel_distance, real_halves
-from course_utils.prompts import TRAINING_STYLES, fixed_prompts, held_out_prompts, matched_seen_prompts
+from course_utils.datasets.compose import Composer, caption
+from course_utils.evaluation.metrics import diversity, frechet_distance, kernel_distance, real_halves
+from course_utils.evaluation.prompts import TRAINING_STYLES, fixed_prompts, held_out_prompts, matched_seen_prompts
 
 HELD = {tuple(pair) for pair in load_splits()["held_out_colors"]}
 TEST = {tuple(pair) for pair in load_splits()["test_pairs"]}

@@ -20,8 +20,8 @@ from course_utils.finetune.lora import (
     remove,
     set_adapter,
 )
-from course_utils.lora_files import FORMS, dotted, load_lora, open_lora, save_lora
-from course_utils.systems import peers
+from course_utils.interop import diffusers
+from course_utils.interop.lora_files import FORMS, dotted, load_lora, open_lora, save_lora
 from tests.test_lora import CALL, answer, made_up, random, tiny
 from tests.test_peers_unet import randomise
 
@@ -49,7 +49,7 @@ def ours_with(state, alpha=None):
 
 def their_unet():
     """diffusers' U-Net with the weights of ours."""
-    return peers.to_unet(randomise(tiny()), 8)
+    return diffusers.to_unet(randomise(tiny()), 8)
 
 
 @torch.no_grad()
@@ -268,7 +268,7 @@ def test_a_whole_pipeline_draws_our_picture(tmp_path):
     from tests.test_stable_diffusion import PROMPTS, STEPS, run, tiny_system
 
     system = tiny_system()
-    pipeline, zT = peers.to_pipeline(system, 32), random(2, 4, 8, 8, seed=1)
+    pipeline, zT = diffusers.to_pipeline(system, 32), random(2, 4, 8, 8, seed=1)
     *_, plain = system.txt2img(zT, PROMPTS, STEPS, guidance=3.0)
     inject(system.unet, WIDE, 2)
     state = {k: random(*v.shape, seed=i) for i, (k, v) in enumerate(lora_state(system.unet).items())}

@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextConfig, PreTrainedTokenizerFast
 from transformers import CLIPTextModel as TheirTextModel
 
-from course_utils.compose import BACKGROUNDS, COLORS, LANGUAGES, caption
 from course_utils.data import STYLES, load_emoji, tokenizer_file
+from course_utils.datasets.compose import BACKGROUNDS, COLORS, LANGUAGES, caption
 from course_utils.generator import guidance
 from course_utils.generator.samplers import ddim, draw
 from course_utils.generator.schedules import make_schedule

@@ -11,7 +11,7 @@ import torch
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from course_utils import diagrams, plotting
+from course_utils.figures import diagrams, plotting
 from course_utils.generator.unet import UNet
 
 

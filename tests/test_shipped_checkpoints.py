@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from course_utils import checkpoints
 from course_utils.finetune.lora import lora_parameters, set_adapter
 from course_utils.generator.samplers import ddim, draw
-from course_utils.lora_files import open_lora
+from course_utils.interop.lora_files import open_lora
 from course_utils.recipes import noise_predictor
 from course_utils.recipes.catalog import recipes
 

@@ -9,7 +9,7 @@ from course_utils.decoder.vae import VAE
 from course_utils.generator.latent_unet import LatentUNet
 from course_utils.generator.samplers import ddim, dpmpp_2m, timesteps
 from course_utils.generator.schedules import make_schedule
-from course_utils.systems.peers import to_pipeline
+from course_utils.interop.diffusers import to_pipeline
 from course_utils.systems.stable_diffusion import StableDiffusion, tokenize
 from course_utils.text_encoder.clip import CLIPTextModel
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, VOCAB_SIZE

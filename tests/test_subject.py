@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from course_utils import checkpoints, data, subject
-from course_utils.compose import BACKGROUNDS, PLAIN, SCENES, WORDS_ZH, _hsv
+from course_utils import checkpoints, data
 from course_utils.data import DATA_DIR, STYLES, DataError, load_emoji, load_scenes, to_tensor, to_uint8
+from course_utils.datasets import xp7
+from course_utils.datasets.compose import BACKGROUNDS, PLAIN, SCENES, WORDS_ZH, _hsv
+from course_utils.datasets.xp7 import Subject, load_xp7
 from course_utils.decoder.vae import VAE
-from course_utils.evaluator import class_names, load_evaluator
-from course_utils.subject import Subject, load_xp7
+from course_utils.evaluation.evaluator import class_names, load_evaluator
 
 
 def everything(size=64):
@@ -183,7 +184,7 @@ def test_a_damaged_file_is_explained(tmp_path, monkeypatch, damage):
     shutil.copy(DATA_DIR / "SHA256SUMS", tmp_path)
     if damage == "altered":
         (tmp_path / "xp7.parquet").write_bytes((DATA_DIR / "xp7.parquet").read_bytes()[:-1])
-    monkeypatch.setattr(subject, "DATA_DIR", tmp_path)
+    monkeypatch.setattr(xp7, "DATA_DIR", tmp_path)
     with pytest.raises(DataError, match=re.escape("git checkout -- data/xp7.parquet")):
         load_xp7()
 
@@ -193,8 +194,8 @@ import io, json, sys
 import numpy as np
 from PIL import Image
 import subject
-rows = subject.rows()
-again = subject.encode(subject.picture(*subject.SHOTS["train"][0][1:]))
+rows = xp7.rows()
+again = xp7.encode(xp7.picture(*xp7.SHOTS["train"][0][1:]))
 assert again == rows[0]["image"]["bytes"], "the same bytes each time"
 pictures = np.stack([np.asarray(Image.open(io.BytesIO(row.pop("image")["bytes"])).convert("RGB")) for row in rows])
 np.savez_compressed(sys.argv[1], pictures=pictures, rows=json.dumps(rows))

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import checkpoints, evaluation
+from course_utils import checkpoints
+from course_utils.app.generate import draw_pictures, draw_prompts, prompt_note
+from course_utils.app.inputs import InputError
 from course_utils.data import to_tensor
-from course_utils.drawing import draw_pictures, draw_prompts, prompt_note
-from course_utils.evaluator import load_evaluator
-from course_utils.inputs import InputError
-from course_utils.metrics import alignment
-from course_utils.prompts import fixed_prompts
+from course_utils.evaluation import report
+from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.metrics import alignment
+from course_utils.evaluation.prompts import fixed_prompts
 from course_utils.recipes import text_pixel as recipe
 from course_utils.systems.text_pixel import SCHEDULE, SIZE, TextPixel, tokenize
 
@@ -91,10 +92,10 @@ def test_the_network_takes_any_noise_level_the_recipe_draws():
 @pytest.mark.slow
 def test_the_card_tells_what_the_evaluator_says():
     metrics = checkpoints.card("text-pixel")["metrics"]
-    prompts = fixed_prompts("en", 100, concepts=evaluation.concepts("text-pixel"))
+    prompts = fixed_prompts("en", 100, concepts=report.concepts("text-pixel"))
     pictures = draw_prompts("text-pixel", [p.text for p in prompts], steps=12, guidance=1.5, device="cpu")
     said = alignment(load_evaluator(), to_tensor(pictures), prompts)
     for key, share in said.items():
         assert abs(share - metrics["seen, English, 100"][key]) < 0.05, key
-    text = evaluation.table({"seen": said})
+    text = report.table({"seen": said})
     assert len(text.splitlines()) == 2 and f"{said['concept']:.0%}" in text

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from course_utils import checkpoints
-from course_utils.compose import Composer
 from course_utils.data import load_emoji, to_tensor
+from course_utils.datasets.compose import Composer
 from course_utils.decoder.perceptual import FeatureNet
 from course_utils.decoder.vae import VAE
-from course_utils.evaluation import evaluate_vae
-from course_utils.metrics import psnr
+from course_utils.evaluation.metrics import psnr
+from course_utils.evaluation.report import evaluate_vae
+from course_utils.interop.diffusers import to_vae
 from course_utils.recipes import perceptual, stable_diffusion, vae
-from course_utils.systems.peers import to_vae
 from course_utils.systems.stable_diffusion import SCALE
 
 

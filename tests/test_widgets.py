@@ -7,7 +7,7 @@ import pytest
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from course_utils import plotting, widgets
+from course_utils.figures import plotting, widgets
 
 
 def draw(power=1, kind="a", on=True):

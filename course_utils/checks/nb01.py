@@ -4,8 +4,8 @@ from __future__ import annotations
 import torch
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.noising import MIX_MISTAKES, add_noise, per_picture, remove_noise
-from course_utils.checks.triple import TRIPLE
+from course_utils.checks.nb01_noising import MIX_MISTAKES, add_noise, per_picture, remove_noise
+from course_utils.checks.nb01_training_example import TRIPLE
 
 
 def random_pictures(g: torch.Generator, i: int) -> torch.Tensor:

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.denoiser import IDEAL_DENOISER
-from course_utils.checks.network import SKIP, TIME_EMBEDDING
-from course_utils.checks.noising import MIX_MISTAKES, add_noise, per_picture, remove_noise
+from course_utils.checks.nb01_noising import MIX_MISTAKES, add_noise, per_picture, remove_noise
+from course_utils.checks.nb02_denoiser import IDEAL_DENOISER
+from course_utils.checks.nb02_network import SKIP, TIME_EMBEDDING
 
 
 def table(g: torch.Generator, steps: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 import torch
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.noising import add_noise
-from course_utils.checks.shell import SLERP
+from course_utils.checks.nb01_noising import add_noise
+from course_utils.checks.nb03_slerp import SLERP
 
 
 def trailing(steps, num_train_steps):

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import torch
 
-from course_utils.checks.attend import CROSS_ATTENTION, WORD_MAP
 from course_utils.checks.core import Exercise
+from course_utils.checks.nb04_attention import CROSS_ATTENTION, WORD_MAP
 
 
 # ------------------------------------------------------------------ joining a pair

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.latents import LINEAR, LOOKS, SCALE
+from course_utils.checks.nb05_latents import LINEAR, LOOKS, SCALE
 
 PICTURE = (1, 2, 3)  # the axes of one picture in a batch
 

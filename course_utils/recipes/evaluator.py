@@ -5,9 +5,9 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from course_utils.compose import Composer
 from course_utils.data import STYLES, load_emoji, to_tensor
-from course_utils.evaluator import ATTRIBUTES, SIDE, Evaluator, class_numbers, resize
+from course_utils.datasets.compose import Composer
+from course_utils.evaluation.evaluator import ATTRIBUTES, SIDE, Evaluator, class_numbers, resize
 from course_utils.training import Recipe
 
 SIZES = (64, 64, 64, 32, 32, 32, 24, 48)  # pixels a side a picture is shrunk to: what generators draw, and a few more

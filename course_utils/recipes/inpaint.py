@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from course_utils import checkpoints
+from course_utils.datasets.latent_cache import cached, encode_all
 from course_utils.decoder.vae import VAE
 from course_utils.generator.conditions import shrink_mask
-from course_utils.latents import cached, encode_all
 from course_utils.recipes import stable_diffusion as text
 from course_utils.recipes.vae import SIZE
 from course_utils.systems.stable_diffusion import CONDITIONS, SCALE, make_unet

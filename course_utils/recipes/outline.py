@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.data import to_tensor
+from course_utils.datasets.latent_cache import cached
 from course_utils.generator.conditions import outline
-from course_utils.latents import cached
 from course_utils.recipes import stable_diffusion as text
 from course_utils.systems.stable_diffusion import CONDITIONS
 from course_utils.training import Recipe

@@ -5,10 +5,10 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from course_utils.compose import Composer
 from course_utils.data import load_emoji, to_tensor
+from course_utils.datasets.compose import Composer
 from course_utils.decoder.perceptual import FeatureNet
-from course_utils.evaluator import class_numbers
+from course_utils.evaluation.evaluator import class_numbers
 from course_utils.training import Recipe
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from course_utils import checkpoints
-from course_utils.compose import LANGUAGES, Composer, caption
 from course_utils.data import load_emoji, load_splits
+from course_utils.datasets.compose import LANGUAGES, Composer, caption
+from course_utils.datasets.latent_cache import cached, encode_all
 from course_utils.decoder.vae import VAE
 from course_utils.finetune.lora import WIDE, inject
 from course_utils.generator.conditions import beside
 from course_utils.generator.objectives import diffusion_loss
-from course_utils.latents import cached, encode_all
 from course_utils.recipes import text_pixel
 from course_utils.recipes.vae import SIZE
 from course_utils.systems.stable_diffusion import PREDICTION, SCALE, SCHEDULE, make_unet, open_text_encoder, tokenize

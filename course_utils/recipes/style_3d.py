@@ -6,8 +6,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from course_utils.compose import LANGUAGES, Composer, caption
 from course_utils.data import load_emoji
+from course_utils.datasets.compose import LANGUAGES, Composer, caption
 from course_utils.recipes import stable_diffusion as text
 from course_utils.recipes.vae import SIZE
 from course_utils.systems.stable_diffusion import SCALE, tokenize

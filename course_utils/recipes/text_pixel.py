@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course_utils.compose import LANGUAGES, Composer, caption
 from course_utils.data import load_emoji, load_splits, to_tensor
+from course_utils.datasets.compose import LANGUAGES, Composer, caption
 from course_utils.generator.guidance import drop
 from course_utils.generator.objectives import diffusion_loss
 from course_utils.systems.text_pixel import PREDICTION, SCHEDULE, SIZE, TextPixel, tokenize

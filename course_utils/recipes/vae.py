@@ -5,8 +5,8 @@ from functools import lru_cache
 import torch
 
 from course_utils import checkpoints
-from course_utils.compose import Composer
 from course_utils.data import load_emoji, to_tensor
+from course_utils.datasets.compose import Composer
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
 from course_utils.decoder.vae import VAE
 from course_utils.training import Recipe

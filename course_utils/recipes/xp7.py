@@ -5,13 +5,13 @@ from functools import lru_cache
 import torch
 from torch.nn import functional as F
 
-from course_utils.compose import LANGUAGES, SCENES
 from course_utils.data import to_tensor
+from course_utils.datasets.compose import LANGUAGES, SCENES
+from course_utils.datasets.latent_cache import cached
+from course_utils.datasets.xp7 import load_xp7
 from course_utils.finetune.dreambooth import Examples, draw_pairs, dreambooth_loss
-from course_utils.latents import cached
 from course_utils.recipes.stable_diffusion import NOISIER, bypassed
 from course_utils.recipes.vae import SIZE
-from course_utils.subject import load_xp7
 from course_utils.systems.stable_diffusion import LATENT, PREDICTION, SCHEDULE, open_stable_diffusion
 from course_utils.training import Recipe
 

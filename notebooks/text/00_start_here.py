@@ -40,8 +40,9 @@ import time
 
 import matplotlib.pyplot as plt
 import torch
-from course_utils import checkpoints, plotting
-from course_utils.drawing import draw_pictures
+from course_utils import checkpoints
+from course_utils.figures import plotting
+from course_utils.app.generate import draw_pictures
 
 plotting.use_course_style()
 begin = time.perf_counter()
@@ -94,7 +95,8 @@ print("seed 1, the same pictures:", same(draw_pictures(seed=1, count=2), picture
 # - **seed**: which noise we start from.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils import drawing, widgets
+from course_utils.app import generate
+from course_utils.figures import widgets
 
 READS = {"stable-diffusion": ("prompt", "guidance"), "text-pixel": ("prompt", "guidance"),   # what each system takes
          "noise-predictor": ()}
@@ -117,7 +119,7 @@ widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=2
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
 for system, prompt in (("noise-predictor", "pink butterfly"), ("stable-diffusion", "粉色的蝴蝶"), ("stable-diffusion", "فراشة")):
-    print(f"{system}, {prompt}: {drawing.prompt_note(system, prompt) or 'goes on to draw'}")
+    print(f"{system}, {prompt}: {generate.prompt_note(system, prompt) or 'goes on to draw'}")
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 2 min.* Move **steps** to 1, to 3, to 10, to 100, with the same seed. Ask what changes, and from
@@ -130,7 +132,7 @@ for system, prompt in (("noise-predictor", "pink butterfly"), ("stable-diffusion
 # fingerprint of a file's bytes, so that a broken download cannot pass unseen.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.doctor import report
+from course_utils.app.doctor import report
 
 report()
 
@@ -169,8 +171,8 @@ print(f"mean {x.mean():.2f}, variance {x.var(correction=0):.2f}")
 # this recipe. They differ in what they put into the three boxes, and in what travels between them.
 
 # %% slideshow={"slide_type": "skip"}
-from course_utils.diagrams import arrow, box, canvas, strip
-from course_utils.plotting import LATENT, MODEL, REFERENCE, TEXT
+from course_utils.figures.diagrams import arrow, box, canvas, strip
+from course_utils.figures.plotting import LATENT, MODEL, REFERENCE, TEXT
 
 ROWS = {"Stable\nDiffusion": ("CLIP's\ntext encoder", "vectors", "U-Net that\ndenoises a latent", "latent",
                               "VAE decoder:\nlatent → pixels"),
@@ -221,7 +223,7 @@ from course_utils.generator.samplers import ddim
 from course_utils.recipes import noise_predictor as recipe
 
 model = checkpoints.load("noise-predictor", recipe.model())
-xT = drawing.start_noise(seed=0, count=1, size=recipe.SIZE)                        # (1, 3, 32, 32)
+xT = generate.start_noise(seed=0, count=1, size=recipe.SIZE)                        # (1, 3, 32, 32)
 states = list(ddim(model, xT, recipe.SCHEDULE, steps=50, prediction=recipe.PREDICTION))
 
 # %% slideshow={"slide_type": "-"}

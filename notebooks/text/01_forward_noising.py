@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
-from course_utils import diagrams, plotting
+from course_utils.figures import diagrams, plotting
 
 plotting.use_course_style()
 diagrams.strip(where="generator")
@@ -73,10 +73,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from course_utils.checks.core import check, hint  # hint("01-closed-form", 1) in the exercises
-from course_utils.compose import Composer
+from course_utils.datasets.compose import Composer
 from course_utils.data import DataError
-from course_utils.plotting import AXIS, DATA, MODEL, NOISE
-from course_utils.widgets import explore
+from course_utils.figures.plotting import AXIS, DATA, MODEL, NOISE
+from course_utils.figures.widgets import explore
 
 emoji = load_emoji(size=64)  # every training picture, in three styles: measurements need many
 

@@ -34,8 +34,8 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
-from course_utils import plotting
-from course_utils.diagrams import plot_heatmap, strip, unet_diagram
+from course_utils.figures import plotting
+from course_utils.figures.diagrams import plot_heatmap, strip, unet_diagram
 
 plotting.use_course_style()
 strip("generator")
@@ -912,7 +912,7 @@ print(f"a normal short run ends between {band[0]:.3f} and {band[1]:.3f}.")
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.training import train
-from course_utils.widgets import explore, training_monitor
+from course_utils.figures.widgets import explore, training_monitor
 
 history = [(state.step, state.loss, state) for state in training_monitor(train(noise_predictor.RECIPE, LIVE_MINUTES))]
 steps, losses, (*_, end) = zip(*history, strict=True)

@@ -30,7 +30,7 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
-from course_utils import diagrams, plotting
+from course_utils.figures import diagrams, plotting
 
 plotting.use_course_style()
 diagrams.strip(where="generator")
@@ -83,8 +83,8 @@ from course_utils.checks.core import check, hint
 from course_utils.data import load_emoji, to_tensor
 from course_utils.generator.objectives import target, to_eps, to_x0
 from course_utils.generator.schedules import add_noise, make_schedule
-from course_utils.plotting import AXIS, DATA, LATENT, MODEL, NOISE, REFERENCE
-from course_utils.widgets import explore
+from course_utils.figures.plotting import AXIS, DATA, LATENT, MODEL, NOISE, REFERENCE
+from course_utils.figures.widgets import explore
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: leave out nine steps of ten
@@ -610,8 +610,8 @@ print("the solver leaves t = 0 out:", solver_timesteps(5, 1000, "linspace").toli
 # same size, three seeds give the error bars, and real pictures against other real ones give the **floor**.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.evaluator import load_evaluator
-from course_utils.metrics import extract_features, frechet_distance, held_out_accuracy, kernel_distance
+from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.metrics import extract_features, frechet_distance, held_out_accuracy, kernel_distance
 
 evaluator, COUNT, SEEDS = load_evaluator(), 48, (0, 1, 2)
 own = held_out_accuracy(evaluator, size=SIZE)

@@ -33,8 +33,8 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
-from course_utils import plotting
-from course_utils.diagrams import plot_heatmap, strip
+from course_utils.figures import plotting
+from course_utils.figures.diagrams import plot_heatmap, strip
 
 plotting.use_course_style()
 strip(("text encoder", "generator"))
@@ -80,9 +80,9 @@ from collections.abc import Iterable
 
 import torch.nn.functional as F
 from torch import nn
-from course_utils.attention_maps import paint, record_attention, word_maps, words_of
+from course_utils.figures.attention_maps import paint, record_attention, word_maps, words_of
 from course_utils.checks.core import check, hint
-from course_utils.compose import BACKGROUNDS, LANGUAGES, WORDS_ZH, Composer, caption
+from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, WORDS_ZH, Composer, caption
 from course_utils.data import load_emoji, to_tensor, tokenizer_file
 from course_utils.generator.samplers import ddim, dpmpp_2m, draw
 from course_utils.generator.schedules import add_noise, make_schedule
@@ -890,7 +890,7 @@ def loss(model, batch, generator):
 
 # %%
 from course_utils.training import Recipe, train
-from course_utils.widgets import explore, prompt_box, training_monitor
+from course_utils.figures.widgets import explore, prompt_box, training_monitor
 
 CONCEPTS = ("sun", "grapes", "taxi", "teapot", "cat face", "tent", "violin", "hamburger")
 COLORS = ("red", "yellow", "green", "blue", "purple")
@@ -982,9 +982,9 @@ print(f"The checkpoint learned {len(LEARNED)} concepts in {card['minutes']:.0f} 
 # often it is right on real pictures: on new ones, and on those it learned from. Our model imitates the second kind, so that row is the ceiling.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.evaluator import load_evaluator
-from course_utils.metrics import alignment, diversity, extract_features, held_out_accuracy
-from course_utils.prompts import fixed_prompts, held_out_prompts, matched_seen_prompts
+from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.metrics import alignment, diversity, extract_features, held_out_accuracy
+from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts, matched_seen_prompts
 
 evaluator = load_evaluator()
 unseen, ceiling = (held_out_accuracy(evaluator, SIZE, n=300, split=split) for split in ("test", "train"))
@@ -1124,7 +1124,7 @@ plt.show()
 # English or Chinese, any scale, any noise. Try a word the model cannot know. Try the same seed in both languages.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.inputs import prompt_text
+from course_utils.app.inputs import prompt_text
 
 def draw_box(prompt, system, steps, guidance, seed):
     prompt_text(prompt)

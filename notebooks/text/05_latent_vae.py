@@ -34,8 +34,8 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
-from course_utils import plotting
-from course_utils.diagrams import strip
+from course_utils.figures import plotting
+from course_utils.figures.diagrams import strip
 
 plotting.use_course_style()
 strip("decoder")
@@ -50,10 +50,10 @@ plt.show()
 # %% slideshow={"slide_type": "-"}
 import torch
 from course_utils import checkpoints
-from course_utils.compose import Composer
+from course_utils.datasets.compose import Composer
 from course_utils.data import load_emoji, to_tensor
 from course_utils.decoder.vae import VAE
-from course_utils.metrics import psnr
+from course_utils.evaluation.metrics import psnr
 
 SIZE, card = 64, checkpoints.card("vae")
 vae = checkpoints.load("vae", VAE().to(memory_format=torch.channels_last))
@@ -695,7 +695,7 @@ def loss(network, batch, generator):
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.training import train
-from course_utils.widgets import explore, training_monitor
+from course_utils.figures.widgets import explore, training_monitor
 
 LIVE_SECONDS = 35
 

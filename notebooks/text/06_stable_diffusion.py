@@ -33,8 +33,8 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
-from course_utils import plotting
-from course_utils.diagrams import strip
+from course_utils.figures import plotting
+from course_utils.figures.diagrams import strip
 
 plotting.use_course_style()
 strip(("text encoder", "generator", "decoder"))
@@ -92,7 +92,7 @@ import torch.nn.functional as F
 from torch import nn
 from course_utils import checkpoints
 from course_utils.checks.core import check, hint
-from course_utils.compose import Composer
+from course_utils.datasets.compose import Composer
 from course_utils.data import load_emoji, to_tensor
 from course_utils.generator.guidance import guided
 from course_utils.generator.samplers import ddim, dpmpp_2m
@@ -402,11 +402,11 @@ plt.show()
 
 # %%
 from course_utils.generator.objectives import diffusion_loss
-from course_utils.latents import BATCH
+from course_utils.datasets.latent_cache import BATCH
 from course_utils.recipes.stable_diffusion import NOISIER, PREDICTION, SCHEDULE
 
 # %% slideshow={"slide_type": "-"}
-# @save course_utils/latents.py
+# @save course_utils/datasets/latent_cache.py
 @torch.inference_mode()
 def encode_all(vae, images, device="cpu", progress=None):
     means, stds = [], []
@@ -483,7 +483,7 @@ print("what the U-Net gets has a standard deviation between 0.8 and 1.6:", 0.8 <
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.training import Recipe, train
-from course_utils.widgets import explore, training_monitor
+from course_utils.figures.widgets import explore, training_monitor
 
 LIVE_SECONDS, NONE = 28, len(CLASSES)
 
@@ -541,8 +541,8 @@ plt.show()
 # Does it obey? Each class from three noises, and the evaluator says which of the eight it sees. The last column asks for no class.
 
 # %% slideshow={"slide_type": "subslide"}
-from course_utils.evaluator import class_numbers, load_evaluator
-from course_utils.metrics import alignment, answer, diversity, extract_features, held_out_accuracy
+from course_utils.evaluation.evaluator import class_numbers, load_evaluator
+from course_utils.evaluation.metrics import alignment, answer, diversity, extract_features, held_out_accuracy
 
 evaluator, asked = load_evaluator(), torch.arange(NONE + 1)
 
@@ -578,7 +578,7 @@ print(f"The shipped checkpoint: this loss with v, the text's context, {sum(p.num
 # The judge is the evaluator of notebook 04. First a page that nobody chose: 32 wishes, each in English (odd rows) and in Chinese (even rows), every picture from its own noise, in 10 steps.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.prompts import fixed_prompts, held_out_prompts, matched_seen_prompts
+from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts, matched_seen_prompts
 from course_utils.recipes.stable_diffusion import emoji
 
 LEARNED = set(emoji().column("concept"))
@@ -913,7 +913,7 @@ plt.show()
 import diffusers
 import transformers
 from pathlib import Path
-from course_utils.systems.folder import export_folder, open_folder
+from course_utils.interop.folder import export_folder, open_folder
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -955,7 +955,7 @@ place.cleanup()
 USE_NETWORK = False
 
 if USE_NETWORK:
-    from course_utils.systems.folder import open_remote
+    from course_utils.interop.folder import open_remote
 
     real = open_remote()                                                                 # Stable Diffusion 1.5, pinned
     zT = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -974,7 +974,7 @@ else:
 # Start from noise or from the scribble; strength counts for the scribble only. Try both languages, a colour that no car has, guidance 8.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.inputs import prompt_text
+from course_utils.app.inputs import prompt_text
 
 def own(prompt, negative, start, strength, guidance, seed):
     text, away = prompt_text(prompt), negative.strip() or None

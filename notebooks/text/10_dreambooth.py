@@ -33,8 +33,8 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
-from course_utils import plotting
-from course_utils.diagrams import strip
+from course_utils.figures import plotting
+from course_utils.figures.diagrams import strip
 
 plotting.use_course_style()
 strip("generator")
@@ -51,7 +51,7 @@ import time
 import torch
 from course_utils.data import to_tensor
 from course_utils.finetune.dreambooth import Examples, draw_pairs, dreambooth_loss
-from course_utils.subject import load_xp7
+from course_utils.datasets.xp7 import load_xp7
 from course_utils.systems.stable_diffusion import open_stable_diffusion
 
 sd, xp7, unseen = open_stable_diffusion(), load_xp7("train"), load_xp7("unseen")
@@ -76,7 +76,7 @@ def paint(prompts, seed, system=sd, **options):
 import copy
 from dataclasses import replace
 from torch import nn
-from course_utils.compose import SCENES, Composer
+from course_utils.datasets.compose import SCENES, Composer
 from course_utils.recipes.stable_diffusion import PREDICTION, SCHEDULE
 from course_utils.training import learning_rate
 
@@ -143,11 +143,11 @@ from course_utils import checkpoints
 from course_utils.checks.core import check, hint
 from course_utils.data import load_emoji
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
-from course_utils.evaluator import load_evaluator
+from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.generator.objectives import diffusion_loss
 from course_utils.generator.samplers import ddim
 from course_utils.generator.schedules import make_schedule
-from course_utils.metrics import alignment
+from course_utils.evaluation.metrics import alignment
 from course_utils.recipes.stable_diffusion import emoji
 
 evaluator, net = load_evaluator(), checkpoints.load("perceptual", FeatureNet())
@@ -264,11 +264,11 @@ plt.show()
 # *real* pictures: XP7, other cars, other things, all on the scenes of the eight unseen pictures.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.metrics import extract_features
+from course_utils.evaluation.metrics import extract_features
 from torch.nn import functional as F
 
 # %% slideshow={"slide_type": "-"}
-# @save course_utils/fidelity.py
+# @save course_utils/evaluation/fidelity.py
 def similarity(evaluator, x, y) -> float:
     a, b = (F.normalize(extract_features(evaluator, pictures), dim=1) for pictures in (x, y))  # (N, F), (M, F)
     return (a @ b.T).mean().item()
@@ -536,7 +536,7 @@ plt.show()
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.fidelity import fidelity
+from course_utils.evaluation.fidelity import fidelity
 
 PLACES = {"blue sky and grass": "蓝天，草地", "snow": "雪地", "light green": "浅绿色背景", "night sky": "夜空"}
 ASK = [f"XP7汽车，{zh}" if place == "snow" else f"XP7 car, {place}{' background' * (place == 'light green')}" for place, zh in PLACES.items() for _ in range(4)]
@@ -609,8 +609,8 @@ def demo_folder(folder):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from course_utils.inputs import InputError
-from course_utils.photos import load_photos
+from course_utils.app.inputs import InputError
+from course_utils.datasets.photos import load_photos
 
 place = tempfile.TemporaryDirectory()
 photos = load_photos(FOLDER or demo_folder(Path(place.name)))
@@ -648,8 +648,8 @@ if FOLDER:
 # Colours, places, both languages; "car" without a name; guidance 1 and 6. Where does the name stop and the noun begin?
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.inputs import prompt_text
-from course_utils.widgets import explore
+from course_utils.app.inputs import prompt_text
+from course_utils.figures.widgets import explore
 
 def own_sentence(prompt, prior_weight, guidance, seed):
     systems = {"base": sd, **{str(weight): system for weight, system in family.items()}}

@@ -33,8 +33,8 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
-from course_utils import plotting
-from course_utils.diagrams import strip
+from course_utils.figures import plotting
+from course_utils.figures.diagrams import strip
 
 plotting.use_course_style()
 strip("generator")
@@ -48,7 +48,7 @@ plt.show()
 # %% slideshow={"slide_type": "-"}
 import torch
 from course_utils.finetune.lora import remove, set_adapter
-from course_utils.lora_files import open_lora
+from course_utils.interop.lora_files import open_lora
 from course_utils.systems.stable_diffusion import open_stable_diffusion
 
 sd = open_stable_diffusion()
@@ -93,10 +93,10 @@ from torch import nn
 from course_utils import checkpoints
 from course_utils.checks.core import check, hint
 from course_utils.data import to_tensor
-from course_utils.evaluator import load_evaluator
-from course_utils.fidelity import similarity
+from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.fidelity import similarity
 from course_utils.recipes import xp7
-from course_utils.subject import load_xp7
+from course_utils.datasets.xp7 import load_xp7
 from course_utils.training import learning_rate
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -407,7 +407,7 @@ print(f"Stable Diffusion 1.5: attention, rank 4: {len(inject(real, ATTENTION, 4)
 # %% slideshow={"slide_type": "-"}
 from course_utils.recipes.stable_diffusion import latent_loss
 from course_utils.training import train
-from course_utils.widgets import explore, training_monitor
+from course_utils.figures.widgets import explore, training_monitor
 
 LIVE_SECONDS = 16
 trial = [xp7.batch(torch.Generator().manual_seed(k), 24) for k in range(3)]
@@ -662,7 +662,7 @@ plt.show()
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.lora_files import save_lora
+from course_utils.interop.lora_files import save_lora
 
 SWEEP_STEPS, evaluator, folder = 15, load_evaluator(), tempfile.TemporaryDirectory()
 
@@ -783,7 +783,7 @@ plt.show()
 # **Predict.** Which two rows lose the other cars (high PRES)?
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.evaluation import table as as_text
+from course_utils.evaluation.report import table as as_text
 
 print(as_text({way: row for way, row in card["metrics"].items() if isinstance(row, dict)}))
 
@@ -827,7 +827,7 @@ for library in (diffusers, transformers):
     library.utils.logging.disable_progress_bar()
     library.utils.logging.set_verbosity_error()                                          # no warnings: a quiet notebook
 from diffusers import StableDiffusionPipeline
-from course_utils.systems.folder import export_folder
+from course_utils.interop.folder import export_folder
 
 remove(sd.unet)
 model = export_folder(sd, Path(folder.name) / "model")
@@ -849,7 +849,7 @@ plt.show()
 # %%
 # NBVAL_CHECK_OUTPUT
 from peft import PeftModel
-from course_utils.lora_files import load_lora
+from course_utils.interop.lora_files import load_lora
 
 print("ours and diffusers: the same picture to 1e-3:", bool((theirs - ours).abs().max() < 1e-3))
 made = get_peft_model(copy.deepcopy(sd.unet), LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "conv1"], init_lora_weights=False)).eval()
@@ -865,7 +865,7 @@ with torch.no_grad():
     print("made here, opened by peft: equal", torch.allclose(live(two, t2, c2), opened(two, t2, c2), atol=1e-4))
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* `course_utils/lora_files.py` shows how little the formats differ: names, and the place where α is kept.
+# *For the lecturer, 4 min.* `course_utils/interop/lora_files.py` shows how little the formats differ: names, and the place where α is kept.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · How strongly?
@@ -873,7 +873,7 @@ with torch.no_grad():
 # A weight scales the whole bypass. Try more than 1, less than 0, the wrong file for a prompt, both.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.inputs import prompt_text
+from course_utils.app.inputs import prompt_text
 
 def own(prompt, xp7_weight, style_weight, seed):
     set_adapter(sd.unet, mix([(car, xp7_weight), (style, style_weight)]))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils import inputs
+from course_utils.app import inputs
 
 if TYPE_CHECKING:  # both take their time, and `course --help` needs neither
     import numpy as np
@@ -138,7 +138,7 @@ def adapt(unet, lora: str | Path) -> None:
     """Put a LoRA beside the U-Net's layers and merge it: a shipped one by name, or whatever lies at a path."""
     from course_utils import checkpoints
     from course_utils.finetune.lora import merge, set_adapter
-    from course_utils.lora_files import load_lora, open_lora
+    from course_utils.interop.lora_files import load_lora, open_lora
 
     shipped = str(lora) in checkpoints.available() and not Path(lora).exists()
     set_adapter(unet, *(open_lora(lora) if shipped else load_lora(lora)))

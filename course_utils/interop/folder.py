@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from course_utils.checkpoints import CheckpointError, is_full_disk
-from course_utils.systems import peers
+from course_utils.interop import diffusers
 from course_utils.systems.stable_diffusion import StableDiffusion
 
 REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -71,7 +71,7 @@ def is_export(folder):
 def write(system, folder, size):
     """Save a system with the classes of diffusers, and a card that says how to open it."""
     with quiet():
-        pipeline = peers.to_pipeline(system, size)
+        pipeline = diffusers.to_pipeline(system, size)
         pipeline.save_pretrained(folder)
     (folder / "README.md").write_text(CARD.format(pipeline=type(pipeline).__name__), encoding="utf-8")
 
@@ -114,14 +114,14 @@ def open_folder(folder, device=None):
     Built in notebook 06.
     """
     folder = Path(folder)
-    text, unet, vae, scheduler = (read_config(folder, part) for part in peers.ASSUMED)
+    text, unet, vae, scheduler = (read_config(folder, part) for part in diffusers.ASSUMED)
     with torch.device("meta"):  # no random numbers for weights that are replaced at once
-        modules = peers.make_text_encoder(text), peers.make_unet(unet), peers.make_vae(vae)
+        modules = diffusers.make_text_encoder(text), diffusers.make_unet(unet), diffusers.make_vae(vae)
     parts = zip(("text_encoder", "unet", "vae"), modules, strict=True)
     modules = [fill(module, folder / part, device) for part, module in parts]
     scale = vae.get("scaling_factor", 0.18215)  # the first configurations leave it out
     tokenize = read_tokenizer(folder, text["max_position_embeddings"])
-    return StableDiffusion(*modules, scale, tokenize, **peers.read_walk(scheduler))
+    return StableDiffusion(*modules, scale, tokenize, **diffusers.read_walk(scheduler))
 
 
 def open_remote(repository=REPOSITORY, revision=REVISION, device=None):
@@ -146,7 +146,7 @@ def read_config(folder, part):
     """Return the numbers of a part, if our classes can do what they say."""
     path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     try:
-        config = peers.Config(json.loads(path.read_text(encoding="utf-8")))
+        config = diffusers.Config(json.loads(path.read_text(encoding="utf-8")))
     except OSError:
         raise CheckpointError(f"there is no {path}: name a folder of Stable Diffusion as diffusers saves it") from None
     except (ValueError, TypeError):

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from course_utils.plotting import AXIS, DATA, FACE, INK, LATENT, MODEL, TEXT, WIDTH, labelled_axes, numbers
+from course_utils.figures.plotting import AXIS, DATA, FACE, INK, LATENT, MODEL, TEXT, WIDTH, labelled_axes, numbers
 
 
 def canvas(width, height, title=None):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from course_utils.inputs import InputError, whole_number
+from course_utils.app.inputs import InputError, whole_number
 
 SIZE = (16, 256)  # of the squares, in pixels a side
 FORMATS = ("JPEG", "PNG", "WEBP")

@@ -13,14 +13,14 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.data import to_tensor
+from course_utils.datasets.xp7 import load_xp7
 from course_utils.decoder.perceptual import FeatureNet
-from course_utils.evaluator import load_evaluator
-from course_utils.fidelity import fidelity
+from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.fidelity import fidelity
 from course_utils.finetune.lora import set_adapter
-from course_utils.lora_files import open_lora
+from course_utils.interop.lora_files import open_lora
 from course_utils.recipes import xp7
 from course_utils.recipes.stable_diffusion import bypassed
-from course_utils.subject import load_xp7
 from course_utils.systems.stable_diffusion import LATENT, make_unet, open_stable_diffusion
 from course_utils.training import train
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.decoder.perceptual import perceptual_distance
-from course_utils.metrics import ATTRIBUTES, alignment, extract_features
+from course_utils.evaluation.metrics import ATTRIBUTES, alignment, extract_features
 
 
 def similarity(evaluator, x, y) -> float:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils import checkpoints
-from course_utils.compose import BACKGROUNDS, WORDS_ZH
 from course_utils.data import STYLES, load_emoji
+from course_utils.datasets.compose import BACKGROUNDS, WORDS_ZH
 from course_utils.layers import Downsample2D, ResnetBlock2D
 
 NUM_CONCEPTS = 1015  # of all the data; `class_names` has them by name

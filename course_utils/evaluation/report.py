@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 
-from course_utils import checkpoints, drawing, inputs
-from course_utils.compose import LANGUAGES, Composer
+from course_utils import checkpoints
+from course_utils.app import generate, inputs
 from course_utils.data import load_emoji, to_tensor
+from course_utils.datasets.compose import LANGUAGES, Composer
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
 from course_utils.decoder.vae import VAE
-from course_utils.evaluator import load_evaluator
-from course_utils.metrics import alignment, held_out_accuracy, psnr
-from course_utils.prompts import fixed_prompts, held_out_prompts
+from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.metrics import alignment, held_out_accuracy, psnr
+from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts
 
 COLUMNS = {"concept": "concept", "concept_top5": "top 5", "style": "style", "color": "colour",
            "background": "background", "psnr": "PSNR", "perceptual": "perceptual", "concept_real": "before it",
@@ -33,7 +34,7 @@ def concepts(system: str) -> frozenset[str]:
     return frozenset(recipe.emoji().column("concept"))
 
 
-def evaluate(system: str = drawing.PROMPTED, n: int = 100, steps: int | None = None, guidance: float | None = None,
+def evaluate(system: str = generate.PROMPTED, n: int = 100, steps: int | None = None, guidance: float | None = None,
              seed: int = 0, device: str | None = None, folder: str | Path | None = None,
              progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
     """Draw n fixed prompts a language, and the held-out compositions, and let the evaluator judge.
@@ -41,7 +42,7 @@ def evaluate(system: str = drawing.PROMPTED, n: int = 100, steps: int | None = N
     Returns {row: shares right}: rows for seen and held-out prompts in both languages, and one for real pictures that
     the evaluator has not seen, its own ceiling. The same noise serves both languages.
     """
-    chosen, evaluator, rows = drawing.SYSTEMS[system], load_evaluator(), {}
+    chosen, evaluator, rows = generate.SYSTEMS[system], load_evaluator(), {}
     steps = inputs.whole_number("steps", chosen.steps if steps is None else steps, inputs.STEPS)
     guidance = inputs.number("guidance", chosen.guidance if guidance is None else guidance, inputs.GUIDANCE)
     inputs.whole_number("seed", seed, inputs.SEED)
@@ -50,7 +51,7 @@ def evaluate(system: str = drawing.PROMPTED, n: int = 100, steps: int | None = N
         for language in LANGUAGES:
             prompts = (fixed_prompts(language, n, concepts=known) if what == "seen"
                        else [p for p in held_out_prompts(language) if p.concept in known])
-            pictures = drawing.draw_prompts(system, [p.text for p in prompts], steps, seed, guidance, None, device,
+            pictures = generate.draw_prompts(system, [p.text for p in prompts], steps, seed, guidance, None, device,
                                             folder, progress)
             rows[f"{what}, {NAMES[language]}, {len(prompts)}"] = alignment(evaluator, to_tensor(pictures), prompts)
     size = pictures.shape[1]
@@ -92,13 +93,13 @@ def evaluate_style(n: int = 100, folder: str | Path | None = None,
     """Draw n fixed prompts a language that call the 3D style, with its LoRA and without, from the same noise."""
     from course_utils.recipes.style_3d import restyled
 
-    chosen, evaluator, rows = drawing.SYSTEMS["stable-diffusion"], load_evaluator(), {}
+    chosen, evaluator, rows = generate.SYSTEMS["stable-diffusion"], load_evaluator(), {}
     path = Path(folder or checkpoints.CHECKPOINT_DIR) / "style-3d.safetensors"
     for language in LANGUAGES:
         prompts = fixed_prompts(language, n, concepts=concepts("style-3d"))
         texts, wanted = [restyled(p.text, language) for p in prompts], [p._replace(style="3d") for p in prompts]
         for name, lora in (("without", None), ("with", path)):
-            pictures = drawing.draw_prompts("stable-diffusion", texts, chosen.steps, guidance=chosen.guidance,
+            pictures = generate.draw_prompts("stable-diffusion", texts, chosen.steps, guidance=chosen.guidance,
                                             progress=progress, lora=lora)
             rows[f"{name} the LoRA, {NAMES[language]}, {n}"] = alignment(evaluator, to_tensor(pictures), wanted)
     return rows

@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from course_utils.compose import Composer
 from course_utils.data import STYLES, Emoji, load_emoji, to_tensor
-from course_utils.evaluator import ATTRIBUTES, Answers, class_numbers
+from course_utils.datasets.compose import Composer
+from course_utils.evaluation.evaluator import ATTRIBUTES, Answers, class_numbers
 
 
 # ------------------------------------------------------------------ pixel by pixel

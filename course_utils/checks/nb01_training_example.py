@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.noising import MIX_MISTAKES, add_noise
+from course_utils.checks.nb01_noising import MIX_MISTAKES, add_noise
 
 
 def triple_case(g: torch.Generator, i: int) -> tuple:

@@ -9,14 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-from course_utils import inputs
+from course_utils.app import inputs
 
 SHOW_EVERY = 0.5  # seconds: often enough to watch, too seldom to slow training down
 
 
 def doctor(args: argparse.Namespace) -> int:
     """Print the doctor's table; status 1 when something is missing."""
-    from course_utils.doctor import report
+    from course_utils.app.doctor import report
 
     result = report()
     shown = sys.stdout.isatty()
@@ -97,7 +97,7 @@ def shipped_weights(recipe) -> dict:
 
     if recipe.lora:
         from course_utils.finetune.lora import set_adapter
-        from course_utils.lora_files import open_lora
+        from course_utils.interop.lora_files import open_lora
 
         network = recipe.model()
         set_adapter(network, *open_lora(recipe.name))
@@ -175,22 +175,22 @@ def learned(recipe, network):
 def draw(args: argparse.Namespace) -> int:
     """Draw pictures and write them to one file, as a grid when there are several."""
     path = inputs.picture_file(args.out)
-    from course_utils import drawing
+    from course_utils.app import generate
 
     start = time.perf_counter()
-    system = drawing.choose(args.system, args.prompt)
-    note = drawing.prompt_note(system, args.prompt)
-    pictures = drawing.draw_pictures(system, args.prompt, args.steps, args.seed, args.count, args.guidance,
+    system = generate.choose(args.system, args.prompt)
+    note = generate.prompt_note(system, args.prompt)
+    pictures = generate.draw_pictures(system, args.prompt, args.steps, args.seed, args.count, args.guidance,
                                      args.negative, args.device, args.folder, args.lora, show_progress())
     from PIL import Image
 
     from course_utils.checkpoints import write_atomically
 
-    sheet = Image.fromarray(drawing.grid(pictures))
+    sheet = Image.fromarray(generate.grid(pictures))
     write_atomically(path, lambda temporary: sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()]))
     if note:
         print(f"course: note: {note}", file=sys.stderr)
-    steps, seconds = args.steps or drawing.SYSTEMS[system].steps, time.perf_counter() - start
+    steps, seconds = args.steps or generate.SYSTEMS[system].steps, time.perf_counter() - start
     print(f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]} by {system}, "
           f"{steps} steps, seed {args.seed}, in {seconds:.1f} s: {path}")
     return 0
@@ -199,21 +199,23 @@ def draw(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Print what the evaluator says of a system's pictures, or of real ones; --write keeps it in the card."""
     inputs.whole_number("prompts", args.prompts, inputs.PROMPTS)
-    from course_utils import checkpoints, drawing, evaluation
-    from course_utils.subject_evaluation import evaluate_subject
+    from course_utils import checkpoints
+    from course_utils.app import generate
+    from course_utils.evaluation import report
+    from course_utils.evaluation.report_xp7 import evaluate_subject
 
-    reading = [name for name, system in drawing.SYSTEMS.items() if "prompt" in system.reads]
+    reading = [name for name, system in generate.SYSTEMS.items() if "prompt" in system.reads]
     folder = args.folder
-    others = {"evaluator": lambda: evaluation.evaluate_evaluator(folder=folder),
-              "vae": lambda: evaluation.evaluate_vae(folder=folder),
-              "style-3d": lambda: evaluation.evaluate_style(args.prompts, folder, show_progress()),
+    others = {"evaluator": lambda: report.evaluate_evaluator(folder=folder),
+              "vae": lambda: report.evaluate_vae(folder=folder),
+              "style-3d": lambda: report.evaluate_style(args.prompts, folder, show_progress()),
               "xp7": lambda: evaluate_subject(folder, show_progress())}
     if inputs.one_of("system to evaluate", args.system, [*reading, *others]) in others:
         rows = others[args.system]()
     else:
-        rows = evaluation.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
+        rows = report.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
                                    folder, show_progress())
-    print(evaluation.table(rows))
+    print(report.table(rows))
     if args.write:
         shares = {row: {key: round(share, 3) for key, share in of.items()} for row, of in rows.items()}
         checkpoints.add_metrics(args.system, shares, args.folder)
@@ -224,7 +226,7 @@ def export(args: argparse.Namespace) -> int:
     """Write a system as a folder of diffusers."""
     conditions = {"stable-diffusion": None, "inpaint": "inpaint"}
     condition = conditions[inputs.one_of("system to export", args.system, conditions)]
-    from course_utils.systems.folder import export_folder
+    from course_utils.interop.folder import export_folder
     from course_utils.systems.stable_diffusion import open_stable_diffusion
 
     start = time.perf_counter()

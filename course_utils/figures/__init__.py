@@ -1,0 +1,1 @@
+"""What the notebooks show: plots, diagrams, maps of attention, and sliders around them."""
