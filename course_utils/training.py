@@ -33,7 +33,9 @@ class Recipe:
     lr: float
     ema_decay: float = 0.999  # averages about the last thousand steps
     weight_decay: float = 0.0
-    need: float = 1.0  # its share of the time of `course train --all`
+    time_share: float = 1.0  # of `course train --all`, relative to the others
+    requires: tuple[str, ...] = ()  # names of the checkpoints it builds on: they are trained before it
+    decay: float = 0.2  # the last part of the budget, in which the rate falls to zero
     lora: bool = False  # only the bypasses of a frozen network learn, and only they are shipped
 
 
@@ -88,7 +90,7 @@ def shared_clock(accelerator, seconds: float) -> float:
     return float(broadcast(torch.tensor([seconds], device=accelerator.device, dtype=torch.float32)))
 
 
-def start(device):
+def make_accelerator(device):
     """Return an Accelerator for the device: one process here, or as many as `accelerate launch` started."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
@@ -118,7 +120,7 @@ class Run:
 
     def __init__(self, recipe, seed, device, path, weights=None):
         self.recipe, self.seed, self.path = recipe, seed, path
-        self.accelerator = start(device)
+        self.accelerator = make_accelerator(device)
         torch.manual_seed(seed)
         self.network = recipe.model()
         if weights is not None:

@@ -58,10 +58,10 @@ def train(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what a script starts with & ignore Ctrl-C
     device = devices.best_device(args.device)
-    chosen = [find(args.name)] if args.name else sorted(recipes().values(), key=lambda recipe: -recipe.need)
-    total = sum(recipe.need for recipe in chosen)
+    chosen = [find(args.name)] if args.name else sorted(recipes().values(), key=lambda recipe: -recipe.time_share)
+    total = sum(recipe.time_share for recipe in chosen)
     for recipe in chosen:
-        run(recipe, args.minutes * recipe.need / total, device, args)
+        run(recipe, args.minutes * recipe.time_share / total, device, args)
     return 0
 
 

@@ -64,5 +64,6 @@ RECIPE = Recipe(
     summary="fills a hole in a picture with what the prompt says: Stable Diffusion's U-Net with 9 channels",
     model=model, batch=batch, loss=text.loss,
     batch_size=32, lr=1e-3, weight_decay=0.01,
-    need=1.0,
+    time_share=1.0,
+    requires=("vae", "text-pixel", "stable-diffusion"),
 )  # fmt: skip

@@ -45,5 +45,6 @@ RECIPE = Recipe(
     summary="colours a 64x64 line drawing as an English or a Chinese prompt says",
     model=model, batch=batch, loss=text.loss,
     batch_size=32, lr=1e-3, weight_decay=0.01,
-    need=1.0,
+    time_share=1.0,
+    requires=("vae", "text-pixel"),
 )  # fmt: skip

@@ -39,5 +39,5 @@ RECIPE = Recipe(
     summary="a small classifier whose inner layers tell the autoencoder how different two pictures look",
     model=model, batch=batch, loss=loss,
     batch_size=32, lr=2e-3, weight_decay=0.05,
-    need=0.3,  # its features need not be perfect, only see edges, textures and shapes
+    time_share=0.3,  # its features need not be perfect, only see edges, textures and shapes
 )  # fmt: skip

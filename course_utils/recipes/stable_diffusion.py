@@ -129,5 +129,6 @@ RECIPE = Recipe(
     summary="draws 128 things at 64x64, in any colour, style and place, from English or Chinese prompts",
     model=model, batch=batch, loss=loss,
     batch_size=32, lr=1e-3, weight_decay=0.01,
-    need=4.0,
+    time_share=4.0,
+    requires=("vae", "text-pixel"),
 )  # fmt: skip

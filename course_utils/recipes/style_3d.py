@@ -64,5 +64,6 @@ RECIPE = Recipe(
     summary="a LoRA for stable-diffusion: the 3D style, called by \"little creature, cartoon\" or \"小精灵，卡通\"",
     model=text.bypassed, batch=batch, loss=text.loss, lora=True,
     batch_size=32, lr=2e-3,
-    need=1.0,
+    time_share=1.0,
+    requires=("vae", "text-pixel", "stable-diffusion"),
 )  # fmt: skip

@@ -84,5 +84,5 @@ RECIPE = Recipe(
     summary="draws 64 things at 32x32, in any colour, style and place, from English or Chinese prompts",
     model=TextPixel, batch=batch, loss=loss,
     batch_size=32, lr=1e-3, weight_decay=0.01,
-    need=4.0,
+    time_share=4.0,
 )  # fmt: skip

@@ -53,5 +53,6 @@ RECIPE = Recipe(
     summary="the autoencoder that turns 64x64 pictures into 16x16 latents and back",
     model=model, batch=batch, loss=loss,
     batch_size=8, lr=1e-3,  # every pixel teaches, so few pictures make a good step
-    need=2.0,
+    time_share=2.0,
+    requires=("perceptual",),
 )  # fmt: skip

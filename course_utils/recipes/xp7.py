@@ -71,5 +71,6 @@ RECIPE = Recipe(
     summary="a LoRA for stable-diffusion: the car XP7, from twelve pictures, called by \"XP7 car\" or \"XP7汽车\"",
     model=bypassed, batch=batch, loss=loss, lora=True,
     batch_size=16, lr=2e-3,
-    need=0.5,
+    time_share=0.5,
+    requires=("vae", "text-pixel", "stable-diffusion"),
 )  # fmt: skip
