@@ -3,20 +3,19 @@
 import hashlib
 import json
 import os
+import secrets
 import subprocess
-import tempfile
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from course_utils.data import DATA_DIR
+from course_utils.errors import CheckpointError
 
 CHECKPOINT_DIR = DATA_DIR / "checkpoints"
-
-
-class CheckpointError(RuntimeError):
-    """Something is wrong with a checkpoint; the message says what, and what to do."""
+LFS_POINTER = b"version https://git-lfs"  # what a clone without git-lfs leaves in place of a large file
 
 
 def sha256(path) -> str:
@@ -55,12 +54,11 @@ def is_full_disk(error: Exception) -> bool:
     return any(sign in str(error) for sign in ("No space left", "File too large")) or getattr(error, "errno", 0) == 28
 
 
-def write_atomically(path: Path, write) -> None:
+def write_atomically(path: Path, write: Callable) -> None:
     """Let write(temporary path) make a file, then put it in place at once: a crash leaves the old one whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    temporary = f"{path}.{secrets.token_hex(4)}.part"  # not by tempfile: its files are for their owner's eyes only
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -75,23 +73,40 @@ def write_atomically(path: Path, write) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def save(name, weights, card, dtype=torch.float16, folder=None) -> Path:
+def save(name: str, weights, card: dict, dtype=torch.float16, folder=None) -> Path:
     """Save a network (or its state dict) as NAME.safetensors in half precision, with NAME.json beside it.
 
     card: what a reader wants to know (recipe, steps, minutes, hardware, metrics); sha256 and git commit are added.
-    Returns the path. Raises CheckpointError on a full disk or when another process holds the file.
+    A tensor beyond half precision's range stays in float32. Returns the path. Raises CheckpointError for weights that
+    are no finite numbers, on a full disk, or when another process holds the file.
     """
     from safetensors.torch import save_file
 
     path = Path(folder or CHECKPOINT_DIR) / f"{name}.safetensors"
     state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
-    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}
+    if broken := not_finite(state):
+        raise CheckpointError(
+            f"{path.name} was not saved: {broken} holds NaN or infinity, so the training came apart; "
+            "go back to an earlier state, and train at a lower rate"
+        )
+    state = {key: narrowed(value, dtype).contiguous().cpu() for key, value in state.items()}
     with locked(path):
         write_atomically(path, lambda temporary: save_file(state, temporary))
         parameters = sum(v.numel() for v in state.values())
         full = {"name": name, "sha256": sha256(path), "git_commit": git_commit(), "parameters": parameters, **card}
         write_card(path, full)
     return path
+
+
+def not_finite(state: dict) -> str | None:
+    """Return the name of the first tensor that holds NaN or infinity, None when there is none."""
+    return next((key for key, value in state.items() if not value.isfinite().all()), None)
+
+
+def narrowed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor in a narrower type, unless it is of integers, or too large for that type."""
+    narrow = value.to(dtype) if value.is_floating_point() else value
+    return narrow if narrow.isfinite().all() else value.float()
 
 
 def write_card(path, card) -> None:
@@ -133,6 +148,9 @@ def check(name, folder=None) -> Path:
     path = Path(folder or CHECKPOINT_DIR) / f"{name}.safetensors"
     if not path.exists():
         raise CheckpointError(f"{path.name} is missing: `git checkout -- data/checkpoints` brings it back")
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise CheckpointError(f"{path.name} is a git-LFS pointer, not the weights: `git lfs pull` fetches them")
     if sha256(path) != promised:
         raise CheckpointError(
             f"{path.name} is truncated or altered (its SHA-256 is not the card's): "
@@ -154,14 +172,53 @@ def verify(folder=None) -> list[tuple[str, str]]:
     return rows
 
 
+def scaling_factor(folder=None) -> float:
+    """Return what latents are multiplied by, 1 / their standard deviation: it is in the card of their autoencoder.
+
+    Raises CheckpointError when the card does not say.
+    """
+    factor = card("vae", folder).get("scaling_factor")
+    if factor is None:
+        raise CheckpointError(
+            "vae.json has no scaling_factor, so nobody knows how large its latents are: train it anew, `course train "
+            "vae --minutes 60 --replace`, or `git checkout -- data/checkpoints` brings the shipped ones back"
+        )
+    return factor
+
+
+def parent_folder(name: str, parent: str, folder=None) -> Path:
+    """Return the folder of the very checkpoint `parent` that the checkpoint `name` learned from or with.
+
+    Looked for beside `name`, in `folder`, then among the shipped ones. A card without parents takes the first there is.
+    Raises CheckpointError, which names both files, when what is there is another one than the card names.
+    """
+    promised = card(name, folder).get("parents", {}).get(parent)
+    places = dict.fromkeys(Path(place or CHECKPOINT_DIR) for place in (folder, None))
+    there = [place for place in places if parent in available(place)]
+    found = [place for place in there if promised in (None, card(parent, place).get("sha256"))]
+    if there and not found:
+        raise CheckpointError(
+            f"{Path(folder or CHECKPOINT_DIR) / name}.safetensors belongs to another {parent}.safetensors than "
+            f"{there[0] / parent}.safetensors, so they do not fit: `course train {name} --minutes 60 --replace` makes "
+            "it fit, or `git checkout -- data/checkpoints` brings the shipped ones back"
+        )
+    return (found or [CHECKPOINT_DIR])[0]  # where nothing is, opening it says so
+
+
 def load(name, model, device=None, folder=None):
     """Fill a network with a checkpoint's weights and return it in eval mode, on the device.
 
-    Raises CheckpointError when the checkpoint is unknown, damaged, or made for another network.
+    Raises CheckpointError when the checkpoint is unknown, damaged, holds NaN, or is made for another network.
     """
     from safetensors.torch import load_file
 
-    state = load_file(check(name, folder))
+    path = check(name, folder)
+    state = load_file(path)
+    if broken := not_finite(state):
+        raise CheckpointError(
+            f"{path.name} holds NaN or infinity, in {broken}, and would draw nothing: train it anew, or "
+            "`git checkout -- data/checkpoints` brings the shipped one back"
+        )
     try:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except RuntimeError as error:

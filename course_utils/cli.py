@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from course_utils.app import commands
+from course_utils.app import commands, train
 from course_utils.app.generate import PROMPTED, SYSTEMS
+from course_utils.errors import CourseError
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,8 +30,8 @@ def parser() -> Parser:
     add = top.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser
     add("doctor", help="is this machine ready? data, checkpoints, packages, device")
     add("list", help="the recipes and the checkpoints they made")
-    train = add("train", help="train a checkpoint within a budget of minutes")
-    train_options(train)
+    training = add("train", help="train a checkpoint within a budget of minutes")
+    train_options(training)
     draw = add("draw", help="draw pictures with a checkpoint",
                epilog="systems: " + "; ".join(f"{name}: {system.summary}" for name, system in SYSTEMS.items()))
     draw_options(draw)
@@ -42,21 +43,24 @@ def parser() -> Parser:
     export_options(add("export", help="write a system as a folder that diffusers opens"))
     for command in (draw, evaluate):
         sampling_options(command)
-    for command in (train, draw, evaluate):
+    for command in (training, draw, evaluate):
         command.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
         command.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
     return top
 
 
-def train_options(train: Parser) -> None:
+def train_options(command: Parser) -> None:
     """Add what training can be told."""
-    train.add_argument("name", nargs="?", metavar="NAME", help="a recipe, see `course list`")
-    train.add_argument("--all", action="store_true", help="share the minutes among all recipes")
-    train.add_argument("--minutes", type=float, required=True, help="wall-clock budget, resumed parts included")
-    train.add_argument("--resume", action="store_true", help="go on where the run in --run-dir stopped")
-    train.add_argument("--continue", dest="warm", action="store_true", help="begin with the shipped weights")
-    train.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
-    train.add_argument("--replace", action="store_true", help="replace a shipped checkpoint that was trained longer")
+    add = command.add_argument
+    add("name", nargs="?", metavar="NAME", help="a recipe, see `course list`")
+    add("--all", action="store_true", help="share the minutes among all recipes, in the order of their needs")
+    add("--minutes", type=float, required=True, help="wall-clock budget, resumed parts included")
+    begin = command.add_mutually_exclusive_group()
+    begin.add_argument("--resume", action="store_true", help="go on where the run in --run-dir stopped")
+    begin.add_argument("--restart", action="store_true", help="throw away an unfinished run in --run-dir")
+    add("--continue", dest="from_shipped", action="store_true", help="begin with the weights of the checkpoint")
+    add("--run-dir", type=Path, default=Path("runs"), help="where the run is saved (default: runs)")
+    add("--replace", action="store_true", help="replace the checkpoint that is there; without it, it stays")
 
 
 def draw_options(draw: Parser) -> None:
@@ -89,13 +93,9 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EFBIG)
         return "the disk is full: free some space and try again" if full else str(error)
-    # only modules that are loaded can have raised their errors, so nothing heavy is imported here
-    own = (("course_utils.app.inputs", "InputError"), ("course_utils.data", "DataError"),
-           ("course_utils.checkpoints", "CheckpointError"))
-    known = tuple(getattr(sys.modules[module], name) for module, name in own if module in sys.modules)
-    if isinstance(error, (*known, ValueError)):
+    if isinstance(error, CourseError):
         return str(error)
-    devices = sys.modules.get("course_utils.devices")
+    devices = sys.modules.get("course_utils.devices")  # imports torch, so it is asked only where it is at work
     if devices and devices.is_out_of_memory(error):
         return "memory ran out, even for the smallest batch: close other programs, or try --device cpu"
     return None
@@ -103,7 +103,7 @@ def explain(error: Exception) -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 the doctor misses something, 2 wrong input, 130 Ctrl-C."""
-    actions = {"doctor": commands.doctor, "list": commands.list_all, "train": commands.train, "draw": commands.draw,
+    actions = {"doctor": commands.doctor, "list": commands.list_all, "train": train.train, "draw": commands.draw,
                "evaluate": commands.evaluate, "export": commands.export}
     try:
         args = parser().parse_args(argv)

@@ -4,7 +4,8 @@ import json
 
 import torch
 
-from course_utils.checkpoints import CheckpointError, locked, write_atomically
+from course_utils.checkpoints import locked, write_atomically
+from course_utils.errors import CheckpointError
 
 
 def save_run(path, model, ema, optimizer, progress) -> None:
@@ -18,6 +19,17 @@ def save_run(path, model, ema, optimizer, progress) -> None:
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     with locked(path):
         write_atomically(path, lambda t: save_file(tensors, t, metadata={"progress": json.dumps(progress)}))
+
+
+def read_progress(path) -> dict:
+    """Return the progress of a saved run (step, seconds, budget, ...), {} when there is none to read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["progress"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def load_run(path, model, ema, optimizer) -> dict:

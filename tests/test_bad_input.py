@@ -77,7 +77,7 @@ def test_a_wrong_argument_in_a_process_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("value", [None, 3, b"cat", ["cat"]])
 def test_a_prompt_that_is_no_text(value):
-    from course_utils.app.inputs import InputError, prompt_text
+    from course_utils.errors import InputError, prompt_text
 
     with pytest.raises(InputError, match="a prompt is text"):
         prompt_text(value)
@@ -85,10 +85,10 @@ def test_a_prompt_that_is_no_text(value):
 
 @pytest.mark.parametrize("value", [True, 2.0, "2", None])
 def test_numbers_that_are_none(value):
-    from course_utils.app.inputs import InputError, number, whole_number
+    from course_utils.errors import InputError, integer, number
 
     with pytest.raises(InputError, match="steps must be a whole number"):
-        whole_number("steps", value, (1, 10))
+        integer("steps", value, (1, 10))
     with pytest.raises(InputError, match="guidance must be a number"):
         number("guidance", [value], (0, 20))
 
@@ -152,7 +152,8 @@ def test_a_card_or_a_run_that_is_damaged(data_copy, tmp_path):
 
 
 def test_weights_of_another_network(tmp_path):
-    from course_utils.checkpoints import CheckpointError, load, save
+    from course_utils.checkpoints import load, save
+    from course_utils.errors import CheckpointError
     from course_utils.recipes import noise_predictor
 
     save("noise-predictor", torch.nn.Linear(2, 2), {}, folder=tmp_path)
@@ -161,7 +162,8 @@ def test_weights_of_another_network(tmp_path):
 
 
 def test_a_pickle_is_not_opened(tmp_path):
-    from course_utils.checkpoints import CheckpointError, load
+    from course_utils.checkpoints import load
+    from course_utils.errors import CheckpointError
 
     torch.save({"weight": torch.zeros(1)}, tmp_path / "evil.safetensors")
     (tmp_path / "evil.json").write_text(json.dumps({"sha256": "0" * 64}), encoding="utf-8")
@@ -183,7 +185,8 @@ def run_python(code: str, *arguments, limit: int | None = None) -> subprocess.Co
 
 SAVE = """
     import sys, torch
-    from course_utils.checkpoints import CheckpointError, save
+    from course_utils.checkpoints import save
+    from course_utils.errors import CheckpointError
     torch.manual_seed(int(sys.argv[2]))
     try:
         for i in range(int(sys.argv[3])):

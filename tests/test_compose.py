@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from course_utils.data import DataError, load_emoji, load_scenes, load_splits
+from course_utils.data import load_emoji, load_scenes, load_splits
 from course_utils.datasets.compose import (
     BACKGROUNDS,
     COLORS,
@@ -18,6 +18,7 @@ from course_utils.datasets.compose import (
     dominant_color,
     recolor,
 )
+from course_utils.errors import DataError
 
 
 @pytest.fixture(scope="module")

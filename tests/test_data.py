@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from course_utils import data
-from course_utils.data import DATA_DIR, GROUPS, STYLES, DataError, load_emoji, to_tensor, to_uint8, verify
+from course_utils.data import DATA_DIR, GROUPS, STYLES, load_emoji, to_tensor, to_uint8, verify
+from course_utils.errors import DataError
 
 CONCEPTS = 1015
 FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json",

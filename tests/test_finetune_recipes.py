@@ -6,10 +6,10 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.app.generate import draw_pictures, draw_prompts
-from course_utils.app.inputs import InputError
 from course_utils.data import load_splits, to_tensor
 from course_utils.datasets.compose import BACKGROUNDS
 from course_utils.datasets.xp7 import load_xp7
+from course_utils.errors import CheckpointError, InputError
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.fidelity import similarity
 from course_utils.evaluation.metrics import answer
@@ -63,9 +63,9 @@ def test_a_lora_changes_the_drawing_and_only_stable_diffusion_takes_one(tmp_path
     assert np.array_equal(by_name, by_path) and np.abs(plain.astype(int) - by_name).mean() > 2
     with pytest.raises(InputError, match="stable-diffusion and nothing else"):
         draw_pictures(prompt="XP7 car", lora="xp7", **{**QUICK, "system": "text-pixel"})
-    with pytest.raises(checkpoints.CheckpointError, match="there is no"):
+    with pytest.raises(CheckpointError, match="there is no"):
         draw_pictures(prompt="XP7 car", lora=tmp_path / "nothing.safetensors", **QUICK)
-    with pytest.raises(checkpoints.CheckpointError):
+    with pytest.raises(CheckpointError):
         draw_pictures(prompt="XP7 car", lora="noise-predictor", **QUICK)
 
 

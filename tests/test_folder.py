@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from course_utils import checkpoints, cli
-from course_utils.checkpoints import CheckpointError
 from course_utils.decoder.vae import VAE
+from course_utils.errors import CheckpointError
 from course_utils.generator.schedules import make_schedule
 from course_utils.interop import folder as folders
 from course_utils.interop.folder import export_folder, open_folder, open_remote

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from course_utils.app.generate import draw_pictures
-from course_utils.app.inputs import InputError
-from course_utils.checkpoints import CheckpointError
+from course_utils.errors import CheckpointError, InputError
 from course_utils.finetune.lora import (
     ATTENTION,
     WIDE,

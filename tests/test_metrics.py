@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from course_utils.data import GROUPS, DataError, load_emoji, load_splits
+from course_utils.data import GROUPS, load_emoji, load_splits
 from course_utils.datasets.compose import Composer, caption
+from course_utils.errors import DataError
 from course_utils.evaluation.metrics import diversity, frechet_distance, kernel_distance, real_halves
 from course_utils.evaluation.prompts import TRAINING_STYLES, fixed_prompts, held_out_prompts, matched_seen_prompts
 

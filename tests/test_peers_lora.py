@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from course_utils.checkpoints import CheckpointError, sha256, write_card
+from course_utils.checkpoints import sha256, write_card
+from course_utils.errors import CheckpointError
 from course_utils.finetune.lora import (
     ATTENTION,
     WIDE,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from course_utils.app.inputs import InputError
 from course_utils.datasets import photos
 from course_utils.datasets.photos import load_photos
+from course_utils.errors import InputError
 
 LEFT, RIGHT, TOP = (200, 30, 40), (30, 90, 210), (40, 180, 60)
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from course_utils import checkpoints, data
-from course_utils.data import DATA_DIR, STYLES, DataError, load_emoji, load_scenes, to_tensor, to_uint8
+from course_utils.data import DATA_DIR, STYLES, load_emoji, load_scenes, to_tensor, to_uint8
 from course_utils.datasets import xp7
 from course_utils.datasets.compose import BACKGROUNDS, PLAIN, SCENES, WORDS_ZH, _hsv
 from course_utils.datasets.xp7 import Subject, load_xp7
 from course_utils.decoder.vae import VAE
+from course_utils.errors import DataError
 from course_utils.evaluation.evaluator import class_names, load_evaluator
 
 

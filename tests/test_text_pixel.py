@@ -6,8 +6,8 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.app.generate import draw_pictures, draw_prompts, prompt_note
-from course_utils.app.inputs import InputError
 from course_utils.data import to_tensor
+from course_utils.errors import InputError
 from course_utils.evaluation import report
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.metrics import alignment

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from course_utils.checkpoints import CheckpointError
+from course_utils.errors import CheckpointError
 from course_utils.generator.objectives import diffusion_loss
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import UNet

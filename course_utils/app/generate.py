@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_utils import errors
 from course_utils.app import inputs
 
 if TYPE_CHECKING:  # both take their time, and `course --help` needs neither
@@ -39,7 +40,7 @@ def choose(system: str | None, prompt: object) -> str:
     """The name of the system to draw with; None means one that reads when there is a prompt, else one that need not."""
     if system is None:
         return UNPROMPTED if prompt is None else PROMPTED
-    return inputs.one_of("system", system, SYSTEMS)
+    return errors.one_of("system", system, SYSTEMS)
 
 
 def prompt_note(system: str | None, prompt: str | None) -> str | None:
@@ -70,13 +71,13 @@ def draw_pictures(system: str | None = None, prompt: str | None = None, steps: i
     """
     name = choose(system, prompt)
     chosen = SYSTEMS[name]
-    steps = inputs.whole_number("steps", chosen.steps if steps is None else steps, inputs.STEPS)
-    guidance = inputs.number("guidance", chosen.guidance if guidance is None else guidance, inputs.GUIDANCE)
-    inputs.whole_number("seed", seed, inputs.SEED)
-    inputs.whole_number("count", count, inputs.COUNT)
-    prompt, negative = (text if text is None else inputs.prompt_text(text) for text in (prompt, negative))
+    steps = errors.integer("steps", chosen.steps if steps is None else steps, errors.STEPS)
+    guidance = errors.number("guidance", chosen.guidance if guidance is None else guidance, errors.GUIDANCE)
+    errors.integer("seed", seed, errors.SEED)
+    errors.integer("count", count, inputs.COUNT)
+    prompt, negative = (text if text is None else errors.prompt_text(text) for text in (prompt, negative))
     if "prompt" in chosen.reads and prompt is None:
-        raise inputs.InputError(f'{name} draws what a prompt says: give it one, such as "pink butterfly"')
+        raise errors.InputError(f'{name} draws what a prompt says: give it one, such as "pink butterfly"')
     return draw_prompts(name, [prompt] * count, steps, seed, guidance, negative, device, folder, progress, lora)
 
 
@@ -113,7 +114,7 @@ def open_system(name: str, device: torch.device, folder: str | Path | None = Non
     from course_utils.recipes.catalog import find
 
     if lora is not None and name != "stable-diffusion":
-        raise inputs.InputError(f"a LoRA changes stable-diffusion and nothing else, so {name} cannot take one")
+        raise errors.InputError(f"a LoRA changes stable-diffusion and nothing else, so {name} cannot take one")
     if name == "stable-diffusion":
         from course_utils.systems.stable_diffusion import LATENT, open_stable_diffusion
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from course_utils.data import DataError, Emoji, load_scenes, load_splits
+from course_utils.data import Emoji, load_scenes, load_splits
+from course_utils.errors import DataError
 
 # The look a recoloured subject is moved to: hue in degrees, saturation, value; and the word in Chinese.
 COLORS = {"red": (358, .85, .90, "红色"), "orange": (26, .90, 1.0, "橙色"), "yellow": (52, .85, 1.0, "黄色"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from course_utils.app.inputs import InputError, whole_number
+from course_utils.errors import InputError, integer
 
 SIZE = (16, 256)  # of the squares, in pixels a side
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -55,7 +55,7 @@ def load_photos(folder: str | Path, size: int = 64) -> Photos:
     are not entered. Raises InputError for a folder that is none, that is empty, or of which no picture can be used.
     Built in notebook 10.
     """
-    size, folder = whole_number("size", size, SIZE), _existing(folder)
+    size, folder = integer("size", size, SIZE), _existing(folder)
     pictures, names, skipped, seen = [], [], [], {}
     for path in _files(folder):
         name = _printable(path.name)

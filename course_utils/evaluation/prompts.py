@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from course_utils.data import GROUPS, STYLES, DataError, load_emoji, load_splits
+from course_utils.data import GROUPS, STYLES, load_emoji, load_splits
 from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, Composer, caption
+from course_utils.errors import DataError
 
 TRAINING_STYLES = STYLES[:3]  # "3d" waits for fine-tuning
 

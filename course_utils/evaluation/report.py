@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from course_utils import checkpoints
-from course_utils.app import generate, inputs
+from course_utils import checkpoints, errors
+from course_utils.app import generate
 from course_utils.data import load_emoji, to_tensor
 from course_utils.datasets.compose import LANGUAGES, Composer
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
@@ -43,9 +43,9 @@ def evaluate(system: str = generate.PROMPTED, n: int = 100, steps: int | None = 
     the evaluator has not seen, its own ceiling. The same noise serves both languages.
     """
     chosen, evaluator, rows = generate.SYSTEMS[system], load_evaluator(), {}
-    steps = inputs.whole_number("steps", chosen.steps if steps is None else steps, inputs.STEPS)
-    guidance = inputs.number("guidance", chosen.guidance if guidance is None else guidance, inputs.GUIDANCE)
-    inputs.whole_number("seed", seed, inputs.SEED)
+    steps = errors.integer("steps", chosen.steps if steps is None else steps, errors.STEPS)
+    guidance = errors.number("guidance", chosen.guidance if guidance is None else guidance, errors.GUIDANCE)
+    errors.integer("seed", seed, errors.SEED)
     known = concepts(system)
     for what in ("seen", "held-out colour"):
         for language in LANGUAGES:

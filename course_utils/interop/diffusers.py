@@ -5,9 +5,9 @@ Names and shapes are the same, so the weights fit strictly, both ways.
 
 import torch
 
-from course_utils.checkpoints import CheckpointError
 from course_utils.data import tokenizer_file
 from course_utils.decoder.vae import VAE
+from course_utils.errors import CheckpointError
 from course_utils.generator.latent_unet import LatentUNet
 from course_utils.generator.schedules import Schedule, cosine_beta, linear_beta, scaled_linear_beta, zero_terminal_snr
 from course_utils.systems.stable_diffusion import tokenize

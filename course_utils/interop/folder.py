@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from course_utils.checkpoints import CheckpointError, is_full_disk
+from course_utils.checkpoints import is_full_disk
+from course_utils.errors import CheckpointError
 from course_utils.interop import diffusers
 from course_utils.systems.stable_diffusion import StableDiffusion
 

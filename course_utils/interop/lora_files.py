@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from course_utils import checkpoints
-from course_utils.checkpoints import CheckpointError, write_atomically
+from course_utils.checkpoints import write_atomically
+from course_utils.errors import CheckpointError
 from course_utils.finetune.lora import pairs
 
 FORMS = ("diffusers", "peft", "kohya", "attn_procs")

@@ -74,11 +74,11 @@ from dataclasses import dataclass
 import numpy as np
 from course_utils.checks.core import check, hint  # hint("01-closed-form", 1) in the exercises
 from course_utils.datasets.compose import Composer
-from course_utils.data import DataError
+from course_utils.errors import DataError
 from course_utils.figures.plotting import AXIS, DATA, MODEL, NOISE
 from course_utils.figures.widgets import explore
 
-emoji = load_emoji(size=64)  # every training picture, in three styles: measurements need many
+emoji = load_emoji(size=64)  # every training picture in seven flat styles: measurements need many
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # **Notation reminder** (the full table is in notebook 00)

@@ -83,7 +83,7 @@ from torch import nn
 from course_utils.figures.attention_maps import paint, record_attention, word_maps, words_of
 from course_utils.checks.core import check, hint
 from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, WORDS_ZH, Composer, caption
-from course_utils.data import load_emoji, to_tensor, tokenizer_file
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor, tokenizer_file
 from course_utils.generator.samplers import ddim, dpmpp_2m, draw
 from course_utils.generator.schedules import add_noise, make_schedule
 from course_utils.layers import Attention, sinusoidal_embedding
@@ -894,7 +894,7 @@ from course_utils.figures.widgets import explore, prompt_box, training_monitor
 
 CONCEPTS = ("sun", "grapes", "taxi", "teapot", "cat face", "tent", "violin", "hamburger")
 COLORS = ("red", "yellow", "green", "blue", "purple")
-few = load_emoji(16).select(lambda m: m["concept"] in CONCEPTS)
+few = load_emoji(16, FIRST_STYLES).select(lambda m: m["concept"] in CONCEPTS)
 source = Composer(few, p_color=0.8, p_background=0, min_scale=1.0, p_omit=2, p_tags=0)   # captions of subject and colour alone
 
 def live_batch(generator, n):
@@ -1124,7 +1124,7 @@ plt.show()
 # English or Chinese, any scale, any noise. Try a word the model cannot know. Try the same seed in both languages.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.app.inputs import prompt_text
+from course_utils.errors import prompt_text
 
 def draw_box(prompt, system, steps, guidance, seed):
     prompt_text(prompt)

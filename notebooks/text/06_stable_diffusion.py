@@ -93,7 +93,7 @@ from torch import nn
 from course_utils import checkpoints
 from course_utils.checks.core import check, hint
 from course_utils.datasets.compose import Composer
-from course_utils.data import load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.generator.guidance import guided
 from course_utils.generator.samplers import ddim, dpmpp_2m
 from course_utils.generator.schedules import add_noise, make_schedule
@@ -442,7 +442,7 @@ def latent_loss(network, z, generator, **conditions):
 
 # %% slideshow={"slide_type": "-"}
 CLASSES = ("sun", "grapes", "taxi", "teapot", "cat face", "tent", "violin", "hamburger")
-few = load_emoji(64).select(lambda meta: meta["concept"] in CLASSES)                     # 24: three styles each
+few = load_emoji(64, FIRST_STYLES).select(lambda meta: meta["concept"] in CLASSES)                     # 24: three styles each
 images, labels = few.on_white(), torch.tensor([CLASSES.index(meta["concept"]) for meta in few.meta])
 latents = dict(zip(("mean", "std"), encode_all(sd.vae, images)))                         # (24, 4, 16, 16) each
 
@@ -974,7 +974,7 @@ else:
 # Start from noise or from the scribble; strength counts for the scribble only. Try both languages, a colour that no car has, guidance 8.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.app.inputs import prompt_text
+from course_utils.errors import prompt_text
 
 def own(prompt, negative, start, strength, guidance, seed):
     text, away = prompt_text(prompt), negative.strip() or None

@@ -609,7 +609,7 @@ def demo_folder(folder):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from course_utils.app.inputs import InputError
+from course_utils.errors import InputError
 from course_utils.datasets.photos import load_photos
 
 place = tempfile.TemporaryDirectory()
@@ -648,7 +648,7 @@ if FOLDER:
 # Colours, places, both languages; "car" without a name; guidance 1 and 6. Where does the name stop and the noun begin?
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.app.inputs import prompt_text
+from course_utils.errors import prompt_text
 from course_utils.figures.widgets import explore
 
 def own_sentence(prompt, prior_weight, guidance, seed):

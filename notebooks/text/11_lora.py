@@ -873,7 +873,7 @@ with torch.no_grad():
 # A weight scales the whole bypass. Try more than 1, less than 0, the wrong file for a prompt, both.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.app.inputs import prompt_text
+from course_utils.errors import prompt_text
 
 def own(prompt, xp7_weight, style_weight, seed):
     set_adapter(sd.unet, mix([(car, xp7_weight), (style, style_weight)]))
