@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # heavy imports wait until a function needs them
 DATA_DIR = Path(os.environ.get("COURSE_DATA") or Path(__file__).resolve().parents[1] / "data")
 STYLES = ("noto", "twemoji", "fluent", "blob", "emojione", "firefox", "streamline", "3d")
 FLAT_STYLES = STYLES[:7]  # "3d" is kept for fine-tuning
-FIRST_STYLES = STYLES[:3]  # what the generators of notebooks 02 to 06 learnt from; only they, and "3d", have every concept
+FIRST_STYLES = STYLES[:3]  # what the generators of notebooks 02 to 06 learnt from; they have every concept
 GROUPS = ("smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects")
 SPLITS = ("train", "test", "all")
 SIZES = {16: 64, 24: 64, 32: 64, 48: 64, 64: 64, 128: 256, 256: 256}  # size asked for -> size of the stored file

@@ -1,28 +1,26 @@
 """Training examples composed on the fly: an emoji, perhaps in another colour, on a background, with a true caption."""
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from course_utils.data import Emoji, load_scenes, load_splits
+from course_utils.datasets.captions import (  # noqa: F401
+    BACKGROUNDS,
+    LANGUAGES,
+    NAMES_COLOR,
+    PLAIN,
+    SCENES,
+    WORDS_ZH,
+    caption,
+)
 from course_utils.errors import DataError
 
-# The look a recoloured subject is moved to: hue in degrees, saturation, value; and the word in Chinese.
-COLORS = {"red": (358, .85, .90, "红色"), "orange": (26, .90, 1.0, "橙色"), "yellow": (52, .85, 1.0, "黄色"),
-          "green": (125, .70, .75, "绿色"), "blue": (216, .80, .90, "蓝色"), "purple": (274, .65, .80, "紫色"),
-          "pink": (332, .48, 1.0, "粉色")}
-WORDS_ZH = {c: v[3] for c, v in COLORS.items()} | {"brown": "棕色", "black": "黑色", "white": "白色", "grey": "灰色"}
-NAMES_COLOR = re.compile(r"\b(red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|gold|silver)"
-                         "|^[红黑白金银]|色", re.IGNORECASE)  # a name or tag that speaks of a colour itself
-PLAIN = {"white": ((255, 255, 255), "白色"), "light blue": ((205, 228, 250), "浅蓝色"),  # pale: subjects stand out
-         "light green": ((214, 240, 208), "浅绿色"), "light yellow": ((253, 243, 196), "浅黄色"),
-         "light pink": ((252, 220, 230), "浅粉色"), "light purple": ((228, 218, 247), "浅紫色")}
-SCENES = {"blue sky and grass": "蓝天，草地", "night sky": "夜空", "beach": "沙滩", "snow": "雪地",
-          "sea": "大海", "sunset": "日落"}
-BACKGROUNDS, LANGUAGES = (*PLAIN, *SCENES), ("en", "zh")
+# The look a recoloured subject is moved to: hue in degrees, saturation, value.
+COLORS = {"red": (358, .85, .90), "orange": (26, .90, 1.0), "yellow": (52, .85, 1.0), "green": (125, .70, .75),
+          "blue": (216, .80, .90), "purple": (274, .65, .80), "pink": (332, .48, 1.0)}
 
 
 def _hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,7 +72,7 @@ def recolor(rgba: np.ndarray, color: str) -> np.ndarray:
     In hue, saturation and value: coloured pixels within 50° of the dominant hue move to the target, keeping half
     their distance from it (shading survives); saturation and value change so that their means meet the target's.
     """
-    target, target_sat, target_value, _ = COLORS[color]
+    target, target_sat, target_value = COLORS[color]
     index = np.flatnonzero(rgba[..., 3])
     hue, sat, value = _hsv(rgba.reshape(-1, 4)[index])
     weight = sat * value
@@ -100,29 +98,6 @@ def resized(rgba: np.ndarray, side: int) -> Image.Image:
     return picture if side == len(rgba) else picture.resize((side, side), Image.Resampling.HAMMING)
 
 
-def caption(meta: dict, color: str | None = None, background: str | None = None, language: str = "en",
-            rng: np.random.Generator | None = None, p_omit: float = .1, p_tags: float = .15) -> str:
-    """The caption "pink butterfly, noto style, night sky", in "en" or "zh". Built in notebook 01.
-
-    With `rng`, style and background are each left out with p_omit, and where no colour is stated tags take the
-    name's place with p_tags. background None: not named.
-    """
-    lot_tags, lot_style, lot_background = rng.random(3) if rng is not None else (1, 1, 1)
-    zh, subject = language == "zh", meta[f"name_{language}"]
-    if zh and meta["subgroup"].startswith("face-") and meta["subgroup"] != "face-costume" and subject[-1] not in "脸魔":
-        subject += "表情"  # many faces are called by a bare verb; "laugh" needs a noun to be something seen
-    if color:
-        subject = f"{WORDS_ZH[color]}的{subject}" if zh else f"{color} {subject}"
-    elif lot_tags < p_tags:
-        tags = [tag for tag in meta[f"tags_{language}"] if not NAMES_COLOR.search(tag)]
-        subject = ("、" if zh else " ").join(rng.permutation(tags)[:3]) or subject
-    parts = [subject] if lot_style < p_omit else [subject, meta["style"] + ("风格" if zh else " style")]
-    if background and lot_background >= p_omit:
-        plain = PLAIN[background][1] + "背景" if background in PLAIN else SCENES[background]
-        parts.append(plain if zh else background + " background" * (background in PLAIN))
-    return ("，" if zh else ", ").join(parts)
-
-
 class Batch(NamedTuple):
     """n examples: pictures uint8 (n, S, S, 3), the subjects' alpha uint8 (n, S, S), captions, and lists of n:
     index (into the emoji), concept, style, color (stated, or None), background, language."""
@@ -136,16 +111,17 @@ class Composer:
     """Draws captioned examples from `emoji`, never a held-out (colour, concept) pair. Built in notebook 01.
 
     size: of the pictures (None: the emoji's own). p_color: chance to recolour where that comes out right. p_background:
-    chance of other than white. The subject takes min_scale..1 of the width. omit: p_omit and p_tags of `caption`.
+    chance of other than white. The subject takes min_scale..1 of the width. wording: p_omit, p_tags and natural of
+    `caption`.
     Raises DataError for no emoji, an unknown language or size.
     """
 
     def __init__(self, emoji: Emoji, size: int | None = None, p_color: float = .5, p_background: float = .5,
-                 languages: tuple[str, ...] = LANGUAGES, min_scale: float = .75, **omit: float) -> None:
+                 languages: tuple[str, ...] = LANGUAGES, min_scale: float = .75, **wording: float) -> None:
         if not len(emoji) or not languages or set(languages) - set(LANGUAGES):
             raise DataError(f"A Composer needs emoji (got {len(emoji)}), languages from {LANGUAGES} (got {languages}).")
         self.emoji, self.size, self.languages, self.min_scale = emoji, size or emoji.size, tuple(languages), min_scale
-        self.p_color, self.p_background, self.omit = p_color, p_background, omit
+        self.p_color, self.p_background, self.wording = p_color, p_background, wording
         held = {tuple(pair) for pair in load_splits()["held_out_colors"]}
         self.colors = [[c for c in m["recolors"] if (c, m["concept"]) not in held] for m in emoji.meta]
         self.natural = [None if NAMES_COLOR.search(m["name_en"]) or (m["color"], m["concept"]) in held else m["color"]
@@ -161,7 +137,7 @@ class Composer:
             row, paint = self._choose(rng)
             meta = self.emoji.meta[row["index"]]
             self._draw(image, mask, row["index"], paint, row["background"], rng)
-            captions.append(caption(meta, row["color"], row["background"], row["language"], rng, **self.omit))
+            captions.append(caption(meta, row["color"], row["background"], row["language"], rng, **self.wording))
             rows.append({"concept": meta["concept"], "style": meta["style"], **row})
         return Batch(images, masks, captions, {key: [row[key] for row in rows] for key in (rows[0] if rows else ())})
 
