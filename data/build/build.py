@@ -1,4 +1,4 @@
-"""Make the pictures in data/ from five npm packages: `python data/build/build.py` (needs npm and requirements.txt).
+"""Make the pictures in data/ from nine npm packages: `python data/build/build.py` (needs npm and requirements.txt).
 
 The same packages and the same pinned requirements give the same bytes.
 """
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,16 @@ import resvg_py
 import scenes
 from colors import find_colors
 from PIL import Image
-from sources import load_names, load_svgs, load_webps
+from sources import load_named_svgs, load_names, load_svgs, load_webps
 from splits import make_splits
 from sums import DATA, write_sums
 
-STYLES = ("noto", "twemoji", "fluent", "3d")
+STYLES = ("noto", "twemoji", "fluent", "blob", "emojione", "firefox", "streamline", "3d")
+COMPLETE = ("noto", "twemoji", "fluent", "3d")  # a concept has these four, and whichever others know it
+FLAT = STYLES[:-1]
+SMALL, LARGE = 64, 256  # pixels
 GROUPS = ["smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"]
-LARGE_CONCEPTS = 200  # of emoji_256: every fifth concept in the three flat styles, which compress well, …
-LARGE_3D_EVERY = 2  # … and every second one of those in 3D, which takes ten times the bytes
+LARGE_3D = 100  # concepts of emoji_256 in 3D, which takes seven times the bytes of a flat picture
 
 SCHEMA = pa.schema([
     ("id", pa.string()), ("concept", pa.string()), ("style", pa.string()), ("group", pa.string()),
@@ -55,16 +58,23 @@ def encode(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def picture_row(job: tuple[dict, str, str | bytes, int]) -> dict:
+    """One picture of a concept, style, source and size: a dict as in SCHEMA, with its colours if it is a small one."""
+    row, style, source, size = job
+    name, picture = f"{row['hexcode']}-{style}", draw(source, size)
+    record = {"id": name, "style": style, **row, "size": size,
+              "image": {"bytes": encode(picture), "path": f"{name}.webp"}}
+    if size == SMALL:
+        record["color"], record["recolors"] = find_colors(np.array(picture), row["name_en"], row["name_zh"])
+    return record
+
+
 def picture_rows(rows: list[dict], sources: dict, styles: tuple, size: int) -> list[dict]:
-    """Render every (concept, style) pair: one dict a picture, as in SCHEMA, plus its `pixels`."""
-    records = []
-    for row in rows:
-        for style in styles:
-            name, picture = f"{row['hexcode']}-{style}", draw(sources[style][row["hexcode"]], size)
-            image = {"bytes": encode(picture), "path": f"{name}.webp"}
-            records.append({"id": name, "style": style, **row, "image": image, "size": size,
-                            "pixels": np.array(picture)})
-    return records
+    """Every concept in every one of the styles that has it: one dict a picture, made on all cores."""
+    jobs = [(row, style, sources[style][row["hexcode"]], size)
+            for row in rows for style in styles if row["hexcode"] in sources[style]]
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(picture_row, jobs, chunksize=32))
 
 
 def write_table(path: Path, records: list[dict], schema: pa.Schema) -> None:
@@ -86,27 +96,26 @@ def hub_features(schema: pa.Schema) -> str:
 def paint_scenes() -> list[dict]:
     """The painted backgrounds, one dict a picture."""
     rng = np.random.default_rng(0)
-    return [{"id": f"{scene}-{k}", "scene": scene, "size": 256,
-             "image": {"bytes": encode(Image.fromarray(scenes.paint(scene, 256, rng))), "path": f"{scene}-{k}.webp"}}
+    return [{"id": f"{scene}-{k}", "scene": scene, "size": LARGE,
+             "image": {"bytes": encode(Image.fromarray(scenes.paint(scene, LARGE, rng))), "path": f"{scene}-{k}.webp"}}
             for scene in scenes.SCENES for k in range(scenes.VARIANTS)]
 
 
 def main() -> None:
-    sources = {style: load_svgs(style) for style in STYLES[:3]} | {"3d": load_webps()}
-    rows = [row for row in load_names(GROUPS) if all(row["hexcode"] in sources[style] for style in STYLES)]
-    small = picture_rows(rows, sources, STYLES, 64)
-    for record in small:
-        record["color"], record["recolors"] = find_colors(record["pixels"], record["name_en"], record["name_zh"])
-    chosen = [rows[i * len(rows) // LARGE_CONCEPTS] for i in range(LARGE_CONCEPTS)]  # Unicode order: all groups
-    large = picture_rows(chosen, sources, STYLES[:3], 256)
-    large += picture_rows(chosen[::LARGE_3D_EVERY], sources, STYLES[3:], 256)
+    sources = {style: load_svgs(style) for style in FLAT if style in COMPLETE} | {"3d": load_webps()}
+    rows = [row for row in load_names(GROUPS) if all(row["hexcode"] in sources[style] for style in COMPLETE)]
+    sources |= {style: load_named_svgs(style, rows) for style in FLAT if style not in COMPLETE}
+    small = picture_rows(rows, sources, STYLES, SMALL)
+    splits, left_out = make_splits(small, COMPLETE, STYLES)
+    small = [record for record in small if record["id"] not in left_out]
+    chosen = [rows[i * len(rows) // LARGE_3D] for i in range(LARGE_3D)]  # Unicode order: all groups
+    large = picture_rows(rows, sources, FLAT, LARGE) + picture_rows(chosen, sources, STYLES[-1:], LARGE)
     known = {record["id"]: record for record in small}
-    for record in large:
-        record["color"], record["recolors"] = known[record["id"]]["color"], known[record["id"]]["recolors"]
+    large = [record | {key: known[record["id"]][key] for key in ("color", "recolors")}
+             for record in large if record["id"] in known]
     write_table(DATA / "emoji_64.parquet", small, SCHEMA)
     write_table(DATA / "emoji_256.parquet", large, SCHEMA)
     write_table(DATA / "scenes_256.parquet", paint_scenes(), SCENE_SCHEMA)
-    splits = make_splits(small, STYLES)
     (DATA / "splits.json").write_text(json.dumps(splits, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_sums()
 

@@ -22,8 +22,13 @@ def main() -> None:
         print(f"| {group} | {len({row['concept'] for row in mine})} | {len(mine)} | {tests} "
               f"| {sum(row['group'] == group for row in large)} |")
     print(f"| all | {len({row['concept'] for row in rows})} | {len(rows)} | {len(test)} | {len(large)} |")
-    print("\nstyles, 64 px: ", dict(Counter(row["style"] for row in rows)))
-    print("styles, 256 px:", dict(Counter(row["style"] for row in large)))
+    print("\n| style | pictures of 64 px | of these test | pictures of 256 px |\n|---|---|---|---|")
+    for style in dict.fromkeys(row["style"] for row in rows):
+        mine = [row for row in rows if row["style"] == style]
+        print(f"| `{style}` | {len(mine)} | {sum((row['concept'], style) in test for row in mine)} "
+              f"| {sum(row['style'] == style for row in large)} |")
+    flat = Counter(row["concept"] for row in rows if row["style"] not in splits["held_out_styles"])
+    print("\nconcepts by number of flat styles:", dict(sorted(Counter(flat.values()).items())))
     print("natural colour:", dict(Counter(str(row["color"]) for row in rows).most_common()))
     print("can be repainted:", sum(bool(row["recolors"]) for row in rows), "pictures,",
           sum(len(row["recolors"]) for row in rows), "(picture, colour) pairs")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from course_utils.compose import COLORS, NAMES_COLOR, _hsv, _peak, dominant_color, recolor, resized
+from course_utils.datasets.compose import COLORS, NAMES_COLOR, _hsv, _peak, dominant_color, recolor, resized
 
 SIZES = (64, 32, 16)  # the word must be right at each of them, and for the smallest subject a Composer draws
 COHERENT = .65  # share of all colour that must lie near the dominant hue; a frog half green, half yellow fails

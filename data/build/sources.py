@@ -1,11 +1,14 @@
-"""The five packages the pictures and names come from: fetched through npm at a pinned version, checked by sha256."""
+"""The nine packages the pictures and names come from: fetched through npm at a pinned version, checked by sha256."""
 from __future__ import annotations
 
 import hashlib
 import json
 import subprocess
 import tarfile
+from collections import Counter
 from pathlib import Path
+
+from names import match
 
 CACHE = Path(__file__).parent / "cache"
 
@@ -17,6 +20,14 @@ PACKAGES = {
                 "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
     "fluent": ("@iconify-json/fluent-emoji-flat", "1.2.6",
                "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175"),
+    "blob": ("@iconify-json/noto-v1", "1.2.5",
+             "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
+    "emojione": ("@iconify-json/emojione", "1.2.3",
+                 "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"),
+    "firefox": ("@iconify-json/fxemoji", "1.2.2",
+                "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef"),
+    "streamline": ("@iconify-json/streamline-emojis", "1.2.4",
+                   "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc"),
     "3d": ("@lobehub/fluent-emoji-3d", "1.1.0",
            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
     "names": ("emojibase-data", "17.0.0",
@@ -66,21 +77,34 @@ def load_names(groups: list[str]) -> list[dict]:
     return rows
 
 
+def read_svg(icons: dict, name: str) -> str:
+    """SVG text of one icon of an Iconify package."""
+    icon = icons["icons"].get(name)
+    if icon is None:  # an alias: the picture is its parent's
+        icon = icons["icons"][icons["aliases"][name]["parent"]]
+    box = [icon.get(key, icons.get(key, default))
+           for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>')
+
+
 def load_svgs(style: str) -> dict[str, str]:
-    """SVG text of every emoji of an Iconify package, keyed by plain hexcode."""
+    """SVG text of every emoji of an Iconify package that lists its code points, keyed by plain hexcode."""
     archive = fetch(style)
     icons = read_json(archive, "icons.json")
     svgs = {}
     for hexcode, name in read_json(archive, "chars.json").items():
-        icon = icons["icons"].get(name)
-        if icon is None:  # an alias: the picture is its parent's
-            icon = icons["icons"][icons["aliases"][name]["parent"]]
-        box = [icon.get(key, icons.get(key, default))
-               for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
-        svgs.setdefault(plain_hex(hexcode),
-                        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                        f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>')
+        svgs.setdefault(plain_hex(hexcode), read_svg(icons, name))
     return svgs
+
+
+def load_named_svgs(style: str, rows: list[dict]) -> dict[str, str]:
+    """SVG text of the concepts in `rows` that an Iconify package without code points has, keyed by plain hexcode."""
+    icons = read_json(fetch(style), "icons.json")
+    found = match(style, rows, {*icons["icons"], *icons.get("aliases", {})})
+    ways = Counter(way for _, way in found.values())
+    print(f"{style}: {len(found)} concepts,", ", ".join(f"{count} by {way}" for way, count in ways.items()))
+    return {hexcode: read_svg(icons, name) for hexcode, (name, _) in found.items()}
 
 
 def load_webps() -> dict[str, bytes]:

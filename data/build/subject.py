@@ -15,8 +15,8 @@ from PIL import Image
 from sums import DATA, write_sums
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from course_utils.compose import PLAIN, SCENES
 from course_utils.data import load_scenes
+from course_utils.datasets.compose import PLAIN, SCENES
 
 SIZE = car.SIDE
 XP7_SCHEMA = pa.schema([*((name, pa.string()) for name in ("id", "split", "pose", "background", "caption_en",
