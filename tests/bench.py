@@ -13,15 +13,16 @@ import time
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
+from course_utils.checkpoints import scaling_factor
 from course_utils.decoder.vae import VAE
 from course_utils.devices import best_device, describe, synchronize
 from course_utils.generator.objectives import diffusion_loss
 from course_utils.generator.samplers import ddim
-from course_utils.generator.samplers import draw as run_sampler
+from course_utils.generator.samplers import sample as run_sampler
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import UNet
 from course_utils.interop.diffusers import to_pipeline
-from course_utils.systems.stable_diffusion import LATENT, SCALE, StableDiffusion, make_unet
+from course_utils.systems.stable_diffusion import LATENT, StableDiffusion, make_unet
 from course_utils.systems.text_pixel import TextPixel
 
 ROUNDS, BATCH, TRAIN_STEPS, DRAW_STEPS = 9, 16, 4, 10
@@ -72,7 +73,7 @@ def prompt_to_picture(device):
     """Our Stable Diffusion and diffusers' pipeline as functions that draw PROMPT, (1, 3, 64, 64) in [0, 1]."""
     last = torch.channels_last  # for both
     parts = [TextPixel().text_encoder, make_unet(), VAE()]
-    ours = StableDiffusion(*[part.eval().to(device, memory_format=last) for part in parts], SCALE)
+    ours = StableDiffusion(*[part.eval().to(device, memory_format=last) for part in parts], scaling_factor())
     theirs = to_pipeline(ours).to(device)
     theirs.set_progress_bar_config(disable=True)
     for part in (theirs.unet, theirs.vae):

@@ -5,7 +5,7 @@ import torch
 from course_utils.data import tokenizer_file
 from course_utils.figures.attention_maps import attention_weights, paint, record_attention, word_maps, words_of
 from course_utils.generator.guidance import guided
-from course_utils.generator.samplers import ddim, draw
+from course_utils.generator.samplers import ddim, sample
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import Patched, UNet
 from course_utils.layers import Attention
@@ -50,11 +50,11 @@ def test_weights_times_values_are_the_attention():
 def test_recording_changes_nothing_and_leaves_nothing_behind(net, text, scale):
     schedule = make_schedule("cosine")
     model = guided(net, *text, scale)
-    before = draw(ddim, model, noise(), schedule, steps=3, prediction="x0")
+    before = sample(ddim, model, noise(), schedule, steps=3, prediction="x0")
     with record_attention(net) as record:
-        during = draw(ddim, model, noise(), schedule, steps=3, prediction="x0")
+        during = sample(ddim, model, noise(), schedule, steps=3, prediction="x0")
     assert torch.equal(before, during)
-    draw(ddim, model, noise(), schedule, steps=2, prediction="x0")
+    sample(ddim, model, noise(), schedule, steps=2, prediction="x0")
     assert len(record.steps) == 3, "the hooks are gone"
     assert not net._forward_pre_hooks and not any(m._forward_hooks for m in net.modules())
 

@@ -19,7 +19,7 @@ def pp(a):
     return a.view(-1, 1, 1, 1)
 
 
-def triple(x0, alpha_bar, generator, steps=None, draw=torch.randn, shift=0):
+def training_example(x0, alpha_bar, generator, steps=None, draw=torch.randn, shift=0):
     t = torch.randint(*(steps or (0, len(alpha_bar))), (len(x0),), generator=generator)
     eps = draw(x0.shape, generator=generator)
     a = pp(alpha_bar[(t + shift).clamp(0, len(alpha_bar) - 1)].to(x0.dtype))
@@ -27,7 +27,7 @@ def triple(x0, alpha_bar, generator, steps=None, draw=torch.randn, shift=0):
 
 
 def own_generator(x0, alpha_bar, generator):
-    return triple(x0, alpha_bar, torch.Generator().manual_seed(0))
+    return training_example(x0, alpha_bar, torch.Generator().manual_seed(0))
 
 
 def one_step(x0, alpha_bar, generator):
@@ -42,8 +42,8 @@ def same_noise(x0, alpha_bar, generator):
     return pp(alpha_bar[t].float()).sqrt() * x0 + pp(1 - alpha_bar[t].float()).sqrt() * eps, t, eps
 
 
-def double_triple(x0, alpha_bar, generator):
-    xt, t, eps = triple(x0.double(), alpha_bar, generator)
+def double_training_example(x0, alpha_bar, generator):
+    xt, t, eps = training_example(x0.double(), alpha_bar, generator)
     return xt, t, eps
 
 
@@ -89,7 +89,7 @@ SOLUTIONS = {
     "01-undo": lambda xt, e, a: (xt - pp(1 - a).sqrt() * e) / pp(a).sqrt(),
     "01-snr": lambda a: torch.log(a / (1 - a)),
     "01-terminal": lambda a: ((a.sqrt() - a[-1].sqrt()) * a[0].sqrt() / (a[0].sqrt() - a[-1].sqrt())) ** 2,
-    "01-triple": triple,
+    "01-training-example": training_example,
     "02-time-embedding": time_embedding,
     "02-eps-to-x0": table_undo,
     "02-ideal-denoiser": ideal,
@@ -127,17 +127,17 @@ WRONG = [
     ("01-terminal", lambda a: (a.sqrt() - a[-1].sqrt()) ** 2, "not scaled"),
     ("01-terminal", lambda a: (a.sqrt() - a[-1].sqrt()) * a[0].sqrt() / (a[0].sqrt() - a[-1].sqrt()), "square it"),
     ("01-terminal", lambda a: ((a.sqrt() - a[-1].sqrt()) / (a[0].sqrt() - a[-1].sqrt())) ** 2, "became 1"),
-    ("01-triple", one_step, "same t"),
-    ("01-triple", same_noise, "same noise"),
-    ("01-triple", own_generator, "seed inside"),
-    ("01-triple", double_triple, "float64"),
-    ("01-triple", lambda x0, ab, g: triple(x0, ab, None), "generator=generator"),
-    ("01-triple", lambda x0, ab, g: triple(x0, ab, g, draw=torch.rand), "uniform"),
-    ("01-triple", lambda x0, ab, g: triple(x0, ab, g, steps=(1, len(ab))), "t = 0 never"),
-    ("01-triple", lambda x0, ab, g: triple(x0, ab, g, steps=(0, len(ab) - 1)), "never comes up"),
-    ("01-triple", lambda x0, ab, g: triple(x0, ab, g, shift=-1), "t - 1"),
-    ("01-triple", lambda x0, ab, g: triple(x0, ab, g)[0], "three tensors"),
-    ("01-triple", lambda x0, ab, g: triple(x0, ab.sqrt(), g), "belong together"),
+    ("01-training-example", one_step, "same t"),
+    ("01-training-example", same_noise, "same noise"),
+    ("01-training-example", own_generator, "seed inside"),
+    ("01-training-example", double_training_example, "float64"),
+    ("01-training-example", lambda x0, ab, g: training_example(x0, ab, None), "generator=generator"),
+    ("01-training-example", lambda x0, ab, g: training_example(x0, ab, g, draw=torch.rand), "uniform"),
+    ("01-training-example", lambda x0, ab, g: training_example(x0, ab, g, steps=(1, len(ab))), "t = 0 never"),
+    ("01-training-example", lambda x0, ab, g: training_example(x0, ab, g, steps=(0, len(ab) - 1)), "never comes up"),
+    ("01-training-example", lambda x0, ab, g: training_example(x0, ab, g, shift=-1), "t - 1"),
+    ("01-training-example", lambda x0, ab, g: training_example(x0, ab, g)[0], "three tensors"),
+    ("01-training-example", lambda x0, ab, g: training_example(x0, ab.sqrt(), g), "belong together"),
     ("02-time-embedding", lambda t, d: time_embedding(t, d).roll(d // 2, 1), "cosines first"),
     ("02-time-embedding", lambda t, d: time_embedding(t / 1000, d), "divided by 1000"),
     ("02-time-embedding", lambda t, d: time_embedding(t, d)[0], "shape"),
@@ -234,13 +234,13 @@ def joined(ids, pair, new_id, step=2, count=99):
     return torch.tensor(out)
 
 
-def attend(q, k, v, mask, scale=None, dim=-1):
+def attention(q, k, v, mask, scale=None, dim=-1):
     logits = q @ k.transpose(1, 2) / (scale or q.shape[-1] ** 0.5)
     return logits.masked_fill(~mask[:, None], float("-inf")).softmax(dim) @ v
 
 
 def attend_then_mask(q, k, v, mask):
-    return (attend(q, k, torch.eye(k.shape[1]).expand(len(q), -1, -1), torch.ones_like(mask)) * mask[:, None]) @ v
+    return (attention(q, k, torch.eye(k.shape[1]).expand(len(q), -1, -1), torch.ones_like(mask)) * mask[:, None]) @ v
 
 
 def hidden(mask, dropped):
@@ -267,11 +267,11 @@ WRONG += [
     ("04-text-vector", lambda ids, c, end: c.mean(1), "mean"),
     ("04-text-vector", lambda ids, c, end: c[range(len(ids)), ids.argmax(1)], "OpenAI"),
     ("04-text-vector", lambda ids, c, end: c[ids == end], "shape"),
-    ("04-cross-attention", lambda q, k, v, m: attend(q, k, v, torch.ones_like(m)), "mask is ignored"),
-    ("04-cross-attention", lambda q, k, v, m: attend(q, k, v, m, scale=1), "sqrt(d)"),
-    ("04-cross-attention", lambda q, k, v, m: attend(q, k, v, ~m), "nan"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, torch.ones_like(m)), "mask is ignored"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, scale=1), "sqrt(d)"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, ~m), "nan"),
     ("04-cross-attention", attend_then_mask, "too late"),
-    ("04-cross-attention", lambda q, k, v, m: attend(q, k, v, m, dim=1), "nan"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, dim=1), "nan"),
     ("04-hide", lambda m, d: m & ~d[:, None], "start mark is hidden too"),
     ("04-hide", lambda m, d: hidden(m, ~d), "wrong texts"),
     ("04-hide", lambda m, d: hidden(m, d).float(), "float32"),
@@ -320,7 +320,7 @@ SOLUTIONS |= {
     "05-psnr": lambda x, y: 20 * torch.log10(2 / (x - y).square().mean(PICTURE).sqrt()),
     "05-sample": lambda m, lv, e: m + lv.exp().sqrt() * e,
     "05-kl": price,
-    "05-looks": lambda a, b: 2 - 2 * F.cosine_similarity(a, b, dim=1).mean((1, 2)),
+    "05-perceptual": lambda a, b: 2 - 2 * F.cosine_similarity(a, b, dim=1).mean((1, 2)),
     "05-scale": lambda m, lv: 1 / (m.var() + lv.exp().mean()).sqrt(),
     "05-linear": lambda p, c: rebuilt_by_eigh(p, c, best=True),
 }
@@ -347,12 +347,12 @@ WRONG += [
     ("05-kl", lambda m, lv: price(m, lv).mean(), "shape"),
     ("05-kl", lambda m, lv: (0.5 * m**2 + lv.exp() - 1 - lv).mean(PICTURE), "brackets"),
     ("05-kl", lambda m, lv: 0.5 * (m**2 + lv - 1 - lv).mean(PICTURE), "logvar.exp()"),
-    ("05-looks", lambda a, b: (a - b).square().sum(1).mean((1, 2)), "unit length: F.normalize"),
-    ("05-looks", lambda a, b: unlike(a, b, dim=-1), "each row"),
-    ("05-looks", lambda a, b: F.normalize(a - b, dim=1).square().sum(1).mean((1, 2)), "then subtract"),
-    ("05-looks", lambda a, b: F.cosine_similarity(a, b, dim=1).mean((1, 2)), "2 - 2 cosine"),
-    ("05-looks", lambda a, b: unlike(a, b).mean(), "shape"),
-    ("05-looks", lambda a, b: (F.normalize(a) - F.normalize(b)).square().mean(PICTURE), "channels are averaged"),
+    ("05-perceptual", lambda a, b: (a - b).square().sum(1).mean((1, 2)), "unit length: F.normalize"),
+    ("05-perceptual", lambda a, b: unlike(a, b, dim=-1), "each row"),
+    ("05-perceptual", lambda a, b: F.normalize(a - b, dim=1).square().sum(1).mean((1, 2)), "then subtract"),
+    ("05-perceptual", lambda a, b: F.cosine_similarity(a, b, dim=1).mean((1, 2)), "2 - 2 cosine"),
+    ("05-perceptual", lambda a, b: unlike(a, b).mean(), "shape"),
+    ("05-perceptual", lambda a, b: (F.normalize(a) - F.normalize(b)).square().mean(PICTURE), "channels are averaged"),
     ("05-scale", lambda m, lv: (m.var() + lv.exp().mean()).sqrt(), "1 over it"),
     ("05-scale", lambda m, lv: 1 / m.std(), "own noise is missing"),
     ("05-scale", lambda m, lv: 1 / (m.std() + (lv / 2).exp().mean()), "variances add up"),

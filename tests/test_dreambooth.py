@@ -34,10 +34,10 @@ class Tiny(nn.Module):
         return self.conv(zt) + (self.proj(context.mean(dim=1)) * (t[:, None] / 1000))[..., None, None]
 
 
-def chunked(network, pairs, prediction, generator, prior_weight, noisier):
+def chunked(network, pairs, prediction, generator, prior_weight, timestep_power):
     """The loss as diffusers' DreamBooth example computes it: one pass, cut in two, two mean squared errors."""
     u = torch.rand(len(pairs), generator=generator, dtype=torch.float64)
-    t = (SCHEDULE.num_steps * u**noisier).long()
+    t = (SCHEDULE.num_steps * u**timestep_power).long()
     eps = torch.randn(pairs.z.shape, generator=generator)
     pred = network(add_noise(pairs.z, eps, t, SCHEDULE), t, context=pairs.context)
     pred, pred_prior = torch.chunk(pred, 2, dim=0)
@@ -48,13 +48,13 @@ def chunked(network, pairs, prediction, generator, prior_weight, noisier):
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 @pytest.mark.parametrize("prior_weight", [0.0, 0.3, 1.0, 3.0])
-@pytest.mark.parametrize("noisier", [1.0, 0.6])
-def test_loss_and_gradients_equal_the_example_scripts(prediction, prior_weight, noisier):
+@pytest.mark.parametrize("timestep_power", [1.0, 0.6])
+def test_loss_and_gradients_equal_the_example_scripts(prediction, prior_weight, timestep_power):
     pairs = draw_pairs(examples(5, 1), examples(7, 2), 4, seeded(3))
     network = Tiny()
-    ours = dreambooth_loss(network, pairs, SCHEDULE, prediction, seeded(9), prior_weight, noisier)
+    ours = dreambooth_loss(network, pairs, SCHEDULE, prediction, seeded(9), prior_weight, timestep_power)
     gradients = torch.autograd.grad(ours, list(network.parameters()))
-    theirs = chunked(network, pairs, prediction, seeded(9), prior_weight, noisier)
+    theirs = chunked(network, pairs, prediction, seeded(9), prior_weight, timestep_power)
     peers = torch.autograd.grad(theirs, list(network.parameters()))
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(gradients, peers, strict=True))
@@ -98,10 +98,10 @@ def test_noisy_steps_come_more_often_where_asked():
         return zt
 
     pairs = draw_pairs(examples(5, 1), examples(7, 2), 2000, seeded(3))
-    for noisier in (1.0, 0.6):
-        dreambooth_loss(network, pairs, SCHEDULE, "v", seeded(9), noisier=noisier)
+    for timestep_power in (1.0, 0.6):
+        dreambooth_loss(network, pairs, SCHEDULE, "v", seeded(9), timestep_power=timestep_power)
     even, late = (t.double().mean().item() for t in seen)
-    assert even == pytest.approx(500, abs=20) and late == pytest.approx(1000 / 1.6, abs=20)  # T / (1 + noisier)
+    assert even == pytest.approx(500, abs=20) and late == pytest.approx(1000 / 1.6, abs=20)  # T / (1 + timestep_power)
     assert seen[1].min() >= 0 and seen[1].max() < 1000
 
 

@@ -12,11 +12,11 @@ from course_utils.evaluation.evaluator import Evaluator, class_names, class_numb
 from course_utils.evaluation.metrics import (
     ATTRIBUTES,
     alignment,
-    answer,
     extract_features,
     frechet_distance,
     held_out_accuracy,
     kernel_distance,
+    predict,
     real_floor,
     real_halves,
 )  # fmt: skip
@@ -76,7 +76,7 @@ def test_a_batch_repeats_and_a_loss_without_any_stated_colour_is_a_number():
 
 def test_bending_leaves_half_sharp_and_keeps_the_range():
     x = to_tensor(load_emoji(64).on_white()[:200])
-    bent = recipe.bend(x, torch.Generator().manual_seed(0))
+    bent = recipe.random_affine(x, torch.Generator().manual_seed(0))
     same = (bent == x).flatten(1).all(dim=1).float().mean()
     assert 0.35 < same < 0.65 and bent.abs().max() <= 1 + 1e-6
     assert (bent - x).abs().mean() < 0.2  # turned by some degrees, not elsewhere
@@ -99,7 +99,7 @@ def test_alignment_counts_only_what_was_asked(evaluator, real):
     x, shown = real
     none = alignment(evaluator, x, {"concept": shown["concept"]})
     assert math.isnan(none["color"]) and math.isnan(none["style"]) and none["concept"] > 0.6
-    color = answer(evaluator, x).color.argmax(dim=-1).tolist()
+    color = predict(evaluator, x).color.argmax(dim=-1).tolist()
     says = [class_names()["color"][i] for i in color]
     half = [word if i % 2 else None for i, word in enumerate(says)]  # asked of half, and all of those are right
     assert alignment(evaluator, x, {"color": half})["color"] == 1.0
@@ -109,7 +109,7 @@ def test_alignment_counts_only_what_was_asked(evaluator, real):
 
 def test_alignment_refuses_what_does_not_fit(evaluator, real):
     x, shown = real
-    with pytest.raises(ValueError, match="200 pictures, but 3 wishes"):
+    with pytest.raises(ValueError, match="200 pictures, but 3 targets"):
         alignment(evaluator, x, {"concept": shown["concept"][:3]})
     for bad in (x[0], x[:0], x[:, :1]):
         with pytest.raises(ValueError, match=r"\(N, 3, H, W\)"):

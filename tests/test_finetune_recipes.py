@@ -12,10 +12,10 @@ from course_utils.datasets.xp7 import load_xp7
 from course_utils.errors import CheckpointError, InputError
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.fidelity import similarity
-from course_utils.evaluation.metrics import answer
+from course_utils.evaluation.metrics import predict
 from course_utils.finetune.lora import lora_parameters, lora_state
 from course_utils.recipes import stable_diffusion, style_3d, xp7
-from course_utils.recipes.style_3d import restyled
+from course_utils.recipes.style_3d import replace_style
 from course_utils.training import train
 
 QUICK = {"system": "stable-diffusion", "steps": 2, "count": 1, "device": "cpu"}
@@ -48,8 +48,8 @@ def test_the_3d_style_is_new_to_the_base_and_called_by_its_trigger():
     assert set(style_3d.emoji().column("style")) == {"3d"} and "3d" not in stable_diffusion.emoji().column("style")
     assert load_splits()["held_out_styles"] == ["3d"]
     assert {"butterfly", "dog", "cat"} <= set(style_3d.emoji().column("concept"))
-    assert restyled("pink butterfly, noto style, sea", "en") == "pink butterfly, little creature, cartoon, sea"
-    assert restyled("粉色的蝴蝶，noto风格，大海", "zh") == "粉色的蝴蝶，小精灵，卡通，大海"
+    assert replace_style("pink butterfly, noto style, sea", "en") == "pink butterfly, little creature, cartoon, sea"
+    assert replace_style("粉色的蝴蝶，noto风格，大海", "zh") == "粉色的蝴蝶，小精灵，卡通，大海"
     rng, row = np.random.default_rng(0), {"index": 0, "color": "pink", "background": "sea"}
     captions = [style_3d.write_caption(row, rng) for _ in range(200)]
     assert not any("3d" in text for text in captions) and 5 < captions.count("") < 40
@@ -90,5 +90,5 @@ def test_the_style_is_seen_in_four_of_five_drawings():
         assert told[f"with the LoRA, {language}, 100"]["style"] >= 0.8
     texts = [f"{name}，小精灵，卡通" for name in style_3d.emoji().column("name_zh")[:40]]
     pictures = draw_prompts("stable-diffusion", texts, 20, guidance=2.0, lora="style-3d")
-    seen = answer(load_evaluator(), to_tensor(pictures)).style.argmax(dim=1)
+    seen = predict(load_evaluator(), to_tensor(pictures)).style.argmax(dim=1)
     assert float((seen == 3).float().mean()) >= 0.7

@@ -8,7 +8,7 @@ from course_utils import checkpoints
 from course_utils.data import load_splits, to_tensor
 from course_utils.datasets import latent_cache
 from course_utils.decoder.vae import VAE
-from course_utils.generator.conditions import keep_known, outline, shrink_mask
+from course_utils.generator.conditions import blend_known, outline, shrink_mask
 from course_utils.generator.schedules import make_schedule
 from course_utils.recipes import inpaint
 from course_utils.recipes import outline as lines
@@ -69,7 +69,7 @@ def test_a_batch_can_be_repeated(few, recipe):
     other = recipe.batch(torch.Generator().manual_seed(5), 12)
     assert not torch.equal(first["z"], other["z"])
     assert first["z"].shape == (12, 4, 16, 16) and first["ids"].shape == (12, 32)
-    assert set(first) - {"z", "ids"} == (set() if recipe is text else {"extra"})
+    assert set(first) - {"z", "ids"} == (set() if recipe is text else {"cond_channels"})
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.RECIPE.name)
@@ -147,7 +147,7 @@ def test_what_is_known_comes_back_at_the_noise_of_the_step():
         alpha_bar = float(schedule.alpha_bar[t]) if t >= 0 else 1.0
         signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
         now = zt.clone()
-        keep_known(now, known, eps, mask, t, schedule)
+        blend_known(now, known, eps, mask, t, schedule)
         assert torch.equal(now[..., 8:], zt[..., 8:])
         assert (now[..., :8] - (signal * known + noise * eps)[..., :8]).abs().max() < 1e-6
 

@@ -1,4 +1,4 @@
-"""LoRA: nothing changes at first, only the bypass learns, merging and swapping are exact, bad input gets a sentence."""
+"""LoRA: nothing changes at first, only the branch learns, merging and swapping are exact, bad input gets a sentence."""
 
 import time
 
@@ -9,20 +9,20 @@ from torch import nn
 from course_utils.app.generate import draw_pictures
 from course_utils.errors import CheckpointError, InputError
 from course_utils.finetune.lora import (
+    ALL_TARGETS,
     ATTENTION,
-    WIDE,
     LoRAConv2d,
     LoRALinear,
     inject,
+    lora_factors,
     lora_layers,
     lora_parameters,
     lora_state,
     merge,
-    mix,
-    pairs,
-    remove,
     set_adapter,
+    unload,
     unmerge,
+    weighted_sum,
 )
 from course_utils.finetune.prefix import Prefix, Prefixed
 from course_utils.generator.latent_unet import LatentUNet
@@ -47,11 +47,11 @@ def answer(network):
     return network(*CALL)
 
 
-def made_up(network, rank=3, seed=5, targets=WIDE):
+def made_up(network, rank=3, seed=5, targets=ALL_TARGETS):
     """A random state for a network, as if it had been trained; the network stays as it was."""
     inject(network, targets, rank)
     state = {k: 0.3 * random(*v.shape, seed=seed + i) for i, (k, v) in enumerate(lora_state(network).items())}
-    remove(network)
+    unload(network)
     return state
 
 
@@ -106,25 +106,25 @@ def test_inject_changes_no_answer_and_only_the_bypass_learns():
         optimizer.step()
     assert not torch.equal(answer(network), before)
     assert all(torch.equal(network.state_dict()[k], v) for k, v in frozen.items())
-    assert torch.equal(answer(remove(network)), before) and not lora_layers(network)
+    assert torch.equal(answer(unload(network)), before) and not lora_layers(network)
 
 
 def test_counts_on_the_shipped_network():
     """2 d r numbers for each square matrix: LoRA's |Theta|, and no layer forgotten."""
     network = make_unet()
-    for targets, layers, for_each_rank in ((ATTENTION, 32, 6_624), (WIDE, 81, 43_904)):
+    for targets, layers, for_each_rank in ((ATTENTION, 32, 6_624), (ALL_TARGETS, 81, 43_904)):
         for rank in (1, 8):
             assert len(inject(network, targets, rank)) == layers
             assert sum(p.numel() for p in lora_parameters(network)) == for_each_rank * rank
-            remove(network)
+            unload(network)
 
 
 def test_one_target_may_be_a_string_and_only_whole_names_count():
     network = tiny()
     assert len(inject(network, "to_q")) == 8
-    remove(network)
+    unload(network)
     assert all(name.endswith(".conv1") for name in inject(network, ("conv1",), 2))
-    with pytest.raises(ValueError, match="bypasses already"):
+    with pytest.raises(ValueError, match="branches already"):
         inject(network)
 
 
@@ -146,12 +146,12 @@ def test_merge_gives_the_same_answers_and_unmerge_brings_the_weights_back():
     assert torch.allclose(merged, before, atol=1e-5) and not torch.equal(merged, before)
     with torch.no_grad():
         for layer in lora_layers(network).values():
-            layer.lora_B.weight += 100  # silent: while merged, the bypass is not run
+            layer.lora_B.weight += 100  # silent: while merged, the branch is not run
         assert torch.equal(answer(network), merged)
         for layer in lora_layers(network).values():
             layer.lora_B.weight -= 100
     assert torch.allclose(answer(unmerge(unmerge(network))), before, atol=1e-3)
-    for k, v in remove(network).state_dict().items():
+    for k, v in unload(network).state_dict().items():
         assert torch.allclose(v, plain[k], atol=1e-4), k
 
 
@@ -159,7 +159,7 @@ def test_remove_after_merge_keeps_what_was_learned():
     network, other = tiny(), tiny()
     set_adapter(network, made_up(network))
     before = answer(network)
-    remove(merge(network))
+    unload(merge(network))
     other.load_state_dict(network.state_dict())  # the plain network's names
     assert torch.allclose(answer(other), before, atol=1e-5)
 
@@ -175,7 +175,7 @@ def test_swapping_is_exact_and_fits_any_rank():
             set_adapter(network, state, 2)
             assert torch.equal(answer(network), expected)
             assert {k: v.tolist() for k, v in lora_state(network).items()} == {k: v.tolist() for k, v in state.items()}
-    assert torch.equal(answer(remove(network)), plain)
+    assert torch.equal(answer(unload(network)), plain)
 
 
 def test_swapping_subtracts_what_is_merged():
@@ -184,7 +184,7 @@ def test_swapping_subtracts_what_is_merged():
     set_adapter(network, first)
     merge(network)
     set_adapter(network, second)
-    assert torch.allclose(answer(remove(network)), plain, atol=1e-4)
+    assert torch.allclose(answer(unload(network)), plain, atol=1e-4)
 
 
 def test_an_adapter_that_was_set_can_be_trained_further():
@@ -210,14 +210,14 @@ def test_mix_is_the_weighted_sum():
     network = tiny()
     a, b = made_up(network, 3, 5), made_up(network, 2, 77, ATTENTION)
     deltas = []
-    for state in (a, b, mix([(a, 0.7), (b, -0.4)])):
+    for state in (a, b, weighted_sum([(a, 0.7), (b, -0.4)])):
         set_adapter(network, state)
         deltas.append({name: layer.delta() for name, layer in lora_layers(network).items()})
     for name, both in deltas[2].items():
         expected = 0.7 * deltas[0][name] - 0.4 * deltas[1].get(name, torch.zeros(()))
         assert torch.allclose(both, expected, atol=1e-5), name
-    assert {len(A) for A, _ in pairs(mix([(a, 1), (b, 1)])).values()} == {3, 5}
-    assert all(torch.equal(v, a[k]) for k, v in mix([(a, 1.0)]).items())
+    assert {len(A) for A, _ in lora_factors(weighted_sum([(a, 1), (b, 1)])).values()} == {3, 5}
+    assert all(torch.equal(v, a[k]) for k, v in weighted_sum([(a, 1.0)]).items())
 
 
 @pytest.mark.parametrize(("change", "words"), [

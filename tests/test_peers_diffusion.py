@@ -165,7 +165,7 @@ def test_one_trajectory_whatever_is_predicted():
         return answer
 
     pictures = [
-        samplers.draw(samplers.ddim, answering(p), noise(4).double(), schedule, prediction=p, clip=False)
+        samplers.sample(samplers.ddim, answering(p), noise(4).double(), schedule, prediction=p, clip=False)
         for p in KINDS
     ]
     assert torch.allclose(pictures[0], pictures[1], atol=1e-9) and torch.allclose(pictures[0], pictures[2], atol=1e-9)
@@ -173,9 +173,9 @@ def test_one_trajectory_whatever_is_predicted():
 
 def test_ddim_with_all_the_noise_is_ddpm():
     schedule = make_schedule("linear")
-    a = samplers.draw(samplers.ddim, model, noise(4), schedule, steps=100, eta=1.0, clip=False,
+    a = samplers.sample(samplers.ddim, model, noise(4), schedule, steps=100, eta=1.0, clip=False,
                       generator=torch.Generator().manual_seed(1))  # fmt: skip
-    b = samplers.draw(samplers.ddpm, model, noise(4), schedule, steps=100, clip=False,
+    b = samplers.sample(samplers.ddpm, model, noise(4), schedule, steps=100, clip=False,
                       generator=torch.Generator().manual_seed(1))  # fmt: skip
     assert (a - b).abs().max() < 1e-3 * b.abs().max()
 
@@ -203,7 +203,7 @@ def test_exact_score_draws_the_mixture(sampler, options):
     """With the exact score the samplers draw the right share, mean and spread of each Gaussian."""
     schedule = make_schedule("linear")
     xT = torch.randn(4000, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = samplers.draw(getattr(samplers, sampler), mixture_eps(schedule), xT, schedule, clip=False,
+    x = samplers.sample(getattr(samplers, sampler), mixture_eps(schedule), xT, schedule, clip=False,
                       generator=torch.Generator().manual_seed(1), **options).flatten()  # fmt: skip
     right = x > 0
     assert abs(float(right.double().mean()) - 0.7) < 0.03
@@ -222,7 +222,7 @@ def test_ideal_denoiser_ends_on_the_data():
         weight = torch.softmax(-distance / (2 * sigma.flatten()[:, None] ** 2), dim=1)
         return torch.einsum("bn,nchw->bchw", weight, data)
 
-    x = samplers.draw(samplers.ddim, ideal_x0, noise(5, (20, 1, 4, 4)).double(), schedule, prediction="x0")
+    x = samplers.sample(samplers.ddim, ideal_x0, noise(5, (20, 1, 4, 4)).double(), schedule, prediction="x0")
     nearest = ((x[:, None] - data[None]) ** 2).sum((2, 3, 4)).min(1)
     assert nearest.values.max() < 1e-3 and len(set(nearest.indices.tolist())) > 1
 

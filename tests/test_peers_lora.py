@@ -10,24 +10,24 @@ from torch import nn
 from course_utils.checkpoints import sha256, write_card
 from course_utils.errors import CheckpointError
 from course_utils.finetune.lora import (
+    ALL_TARGETS,
     ATTENTION,
-    WIDE,
     LoRAConv2d,
     LoRALinear,
     inject,
     lora_state,
     merge,
-    mix,
-    remove,
     set_adapter,
+    unload,
+    weighted_sum,
 )
 from course_utils.interop import diffusers
-from course_utils.interop.lora_files import FORMS, dotted, load_lora, open_lora, save_lora
+from course_utils.interop.lora_files import FORMS, dotted, load_shipped_lora, read_lora, save_lora
 from tests.test_lora import CALL, answer, made_up, random, tiny
 from tests.test_peers_unet import randomise
 
 EXACT = torch.float32
-TARGETS = {"attention": ATTENTION, "wide": WIDE}
+TARGETS = {"attention": ATTENTION, "wide": ALL_TARGETS}
 
 
 @pytest.fixture(autouse=True)
@@ -109,13 +109,13 @@ def test_what_we_write_opens_there(tmp_path, form, alpha, targets):
     else:
         load_as_pipeline(unet, path)
     assert_heard(their_answer(unet), ours_with(state, alpha))
-    back, read = load_lora(path)  # alpha is folded into B
+    back, read = read_lora(path)  # alpha is folded into B
     assert read == 3 and close(ours_with(back, read), ours_with(state, alpha))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ranks_may_differ_from_layer_to_layer(tmp_path, form):
-    state = mix([(made_up(tiny(), 3), 1.0), (made_up(tiny(), 2, 50, ATTENTION), 0.5)])
+    state = weighted_sum([(made_up(tiny(), 3), 1.0), (made_up(tiny(), 2, 50, ATTENTION), 0.5)])
     unet, path = their_unet(), save_lora(tmp_path / "x.safetensors", state, form=form, dtype=EXACT)
     if form == "peft":
         from peft import PeftModel
@@ -126,7 +126,7 @@ def test_ranks_may_differ_from_layer_to_layer(tmp_path, form):
     else:
         load_as_pipeline(unet, path)
     assert_heard(their_answer(unet), ours_with(state))
-    back, alpha = load_lora(path)
+    back, alpha = read_lora(path)
     assert alpha is None and close(ours_with(back), ours_with(state))
 
 
@@ -149,12 +149,12 @@ def test_half_precision_halves_the_file(tmp_path):
     state = made_up(tiny(), 16)
     whole, half = (save_lora(tmp_path / f"{d}.safetensors", state, dtype=d) for d in (torch.float32, torch.float16))
     assert 0.45 < half.stat().st_size / whole.stat().st_size < 0.75
-    assert close(ours_with(*load_lora(half)), ours_with(state), 1e-2)
+    assert close(ours_with(*read_lora(half)), ours_with(state), 1e-2)
 
 
 # ------------------------------------------------------------------ theirs, opened here
-def peft_model(rank_pattern=None, alpha_pattern=None, targets=WIDE, **options):
-    """Our network in peft's hands, with random bypasses."""
+def peft_model(rank_pattern=None, alpha_pattern=None, targets=ALL_TARGETS, **options):
+    """Our network in peft's hands, with random branches."""
     from peft import LoraConfig, get_peft_model
 
     options = {"r": 3, "lora_alpha": 5, **options}
@@ -170,7 +170,7 @@ def peft_model(rank_pattern=None, alpha_pattern=None, targets=WIDE, **options):
 def test_what_peft_writes_opens_here(tmp_path, options):
     model = peft_model(**options)
     model.save_pretrained(tmp_path)
-    state, alpha = load_lora(tmp_path)
+    state, alpha = read_lora(tmp_path)
     assert alpha == (None if "rank_pattern" in options else 3)
     with torch.no_grad():
         assert_heard(ours_with(state, alpha), model(*CALL))
@@ -199,7 +199,7 @@ def test_what_diffusers_writes_opens_here(tmp_path, way, targets, alpha):
         unet = their_unet()
         load_as_pipeline(unet, tmp_path)
         expected = their_answer(unet)
-    assert_heard(ours_with(*load_lora(tmp_path)), expected)
+    assert_heard(ours_with(*read_lora(tmp_path)), expected)
 
 
 def test_the_oldest_names_open_here(tmp_path):
@@ -211,7 +211,7 @@ def test_the_oldest_names_open_here(tmp_path):
     save_file(old, tmp_path / "old.safetensors")
     unet = their_unet()
     unet.load_lora_adapter(tmp_path / "old.safetensors", prefix=None)
-    assert_heard(ours_with(*load_lora(tmp_path / "old.safetensors")), their_answer(unet))
+    assert_heard(ours_with(*read_lora(tmp_path / "old.safetensors")), their_answer(unet))
 
 
 def in_kohyas_hand(state, alphas):
@@ -230,7 +230,7 @@ def test_what_kohya_writes_opens_here(tmp_path):
     save_file(in_kohyas_hand(made_up(tiny()), [1.0]), path := tmp_path / "kohya.safetensors")
     unet = their_unet()
     load_as_pipeline(unet, path)
-    assert_heard(ours_with(*load_lora(path)), their_answer(unet))
+    assert_heard(ours_with(*read_lora(path)), their_answer(unet))
 
 
 def test_kohyas_alphas_are_each_layers_own(tmp_path):
@@ -240,7 +240,7 @@ def test_kohyas_alphas_are_each_layers_own(tmp_path):
     folded = dict(state)
     for i, key in enumerate(k for k in state if "lora_B" in k):
         folded[key] = alphas[i % 2] / 3 * state[key]
-    assert_heard(ours_with(*load_lora(path)), ours_with(folded))
+    assert_heard(ours_with(*read_lora(path)), ours_with(folded))
 
 
 # ------------------------------------------------------------------ merging and mixing
@@ -251,7 +251,7 @@ def test_fuse_lora_is_merge(tmp_path):
     unet.unload_lora()
     network = randomise(tiny())
     set_adapter(network, state, 2)
-    remove(merge(network))
+    unload(merge(network))
     assert all(torch.allclose(v, unet.state_dict()[k], atol=1e-5) for k, v in network.state_dict().items())
     assert_heard(their_answer(unet), answer(network))
 
@@ -262,7 +262,7 @@ def test_set_adapters_is_mix(tmp_path):
         load_as_pipeline(unet, save_lora(tmp_path / f"{name}.safetensors", state, dtype=EXACT), name)
     for weights in ((1.0, 1.0), (0.7, 0.4), (1.0, 0.0)):
         unet.set_adapters(["first", "second"], list(weights))
-        assert_heard(their_answer(unet), ours_with(mix(zip((first, second), weights))))
+        assert_heard(their_answer(unet), ours_with(weighted_sum(zip((first, second), weights))))
 
 
 def test_a_whole_pipeline_draws_our_picture(tmp_path):
@@ -271,10 +271,10 @@ def test_a_whole_pipeline_draws_our_picture(tmp_path):
     system = tiny_system()
     pipeline, zT = diffusers.to_pipeline(system, 32), random(2, 4, 8, 8, seed=1)
     *_, plain = system.txt2img(zT, PROMPTS, STEPS, guidance=3.0)
-    inject(system.unet, WIDE, 2)
+    inject(system.unet, ALL_TARGETS, 2)
     state = {k: random(*v.shape, seed=i) for i, (k, v) in enumerate(lora_state(system.unet).items())}
     pipeline.load_lora_weights(save_lora(tmp_path / "x.safetensors", state))
-    set_adapter(system.unet, *load_lora(tmp_path / "x.safetensors"))
+    set_adapter(system.unet, *read_lora(tmp_path / "x.safetensors"))
     *_, ours = system.txt2img(zT, PROMPTS, STEPS, guidance=3.0)
     *_, theirs = run(pipeline, prompt=PROMPTS, latents=zT.clone(), guidance_scale=3.0)[0]
     assert close(theirs, ours.xt, 1e-4) and not close(plain.xt, ours.xt, 1e-2)
@@ -285,14 +285,14 @@ def test_the_course_opens_its_own_and_checks_the_digest(tmp_path):
     state = made_up(tiny())
     path = save_lora(tmp_path / "car.safetensors", state, dtype=EXACT)
     write_card(path, {"name": "car", "sha256": sha256(path)})
-    back, alpha = open_lora("car", tmp_path)
+    back, alpha = load_shipped_lora("car", tmp_path)
     assert alpha == 3 and all(torch.equal(back[k], v) for k, v in state.items())
     with open(path, "ab") as file:
         file.write(b"x")
     with pytest.raises(CheckpointError, match="truncated or altered"):
-        open_lora("car", tmp_path)
+        load_shipped_lora("car", tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint 'bus'"):
-        open_lora("bus", tmp_path)
+        load_shipped_lora("bus", tmp_path)
 
 
 @pytest.mark.parametrize(("tensors", "words"), [
@@ -309,28 +309,28 @@ def test_the_course_opens_its_own_and_checks_the_digest(tmp_path):
 def test_other_files_get_one_sentence(tmp_path, tensors, words):
     save_file({key: torch.zeros(shape) for key, shape in tensors.items()}, path := tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=words) as error:
-        load_lora(path)
+        read_lora(path)
     assert "\n" not in str(error.value)
 
 
 def test_missing_and_broken_files_get_one_sentence(tmp_path):
     path = save_lora(tmp_path / "x.safetensors", made_up(tiny()))
     with pytest.raises(CheckpointError, match="there is no"):
-        load_lora(tmp_path / "y.safetensors")
+        read_lora(tmp_path / "y.safetensors")
     with pytest.raises(CheckpointError, match="holds no LoRA"):
         (tmp_path / "empty").mkdir()
-        load_lora(tmp_path / "empty")
+        read_lora(tmp_path / "empty")
     with pytest.raises(CheckpointError, match="pickle"):
         (tmp_path / "x.bin").write_bytes(b"x")
-        load_lora(tmp_path / "x.bin")
+        read_lora(tmp_path / "x.bin")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match="truncated or altered"):
-        load_lora(path)
+        read_lora(path)
     for config in ("{", "[]"):
         folder = save_lora(tmp_path / "folder", made_up(tiny()), form="peft")
         (folder / "adapter_config.json").write_text(config)
         with pytest.raises(CheckpointError, match="truncated or altered"):
-            load_lora(folder)
+            read_lora(folder)
 
 
 def test_what_cannot_be_written_is_told_and_what_was_there_stays(tmp_path, monkeypatch):

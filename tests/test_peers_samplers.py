@@ -148,7 +148,7 @@ def test_a_seed_is_a_picture(sampler):
     """The same seed draws the same picture; DDIM and the solver draw nothing from the generator at all."""
 
     def run(seed):
-        return samplers.draw(sampler, TinyNet(0), noise(0), make_schedule("cosine"), steps=8,
+        return samplers.sample(sampler, TinyNet(0), noise(0), make_schedule("cosine"), steps=8,
                              generator=torch.Generator().manual_seed(seed))  # fmt: skip
 
     assert torch.equal(run(1), run(1))
@@ -226,7 +226,7 @@ def test_ddpm_draws_a_mixture():
     """With the exact guess, ancestral sampling ends with the right shares and spreads."""
     schedule, centres = make_schedule("linear"), torch.tensor([[-0.6, 0.0], [0.6, 0.3], [0.0, -0.7]]).double()
     xT = noise(1, (3000, 2)).double()
-    x = samplers.draw(samplers.ddpm, mixture_x0(schedule, centres, 0.1), xT, schedule, steps=250, prediction="x0",
+    x = samplers.sample(samplers.ddpm, mixture_x0(schedule, centres, 0.1), xT, schedule, steps=250, prediction="x0",
                       clip=False, generator=torch.Generator().manual_seed(2))  # fmt: skip
     which = torch.cdist(x, centres).argmin(1)
     assert (which.bincount(minlength=3) / 3000 - 1 / 3).abs().max() < 0.03
@@ -245,8 +245,8 @@ def test_one_trajectory_whatever_is_predicted(sampler):
 
         return answer
 
-    ends = [samplers.draw(SAMPLERS[sampler], answering(p), noise(1, (5, 2)).double(), schedule, steps=20, prediction=p,
-                          clip=False) for p in KINDS]  # fmt: skip
+    ends = [samplers.sample(SAMPLERS[sampler], answering(p), noise(1, (5, 2)).double(), schedule, steps=20,
+                            prediction=p, clip=False) for p in KINDS]  # fmt: skip
     assert torch.allclose(ends[0], ends[1], atol=1e-8) and torch.allclose(ends[0], ends[2], atol=1e-8)
 
 
@@ -299,7 +299,7 @@ def test_slerp_of_parallel_items_is_a_straight_line():
 # ------------------------------------------------------------------ edges
 def test_zero_terminal_snr_walks_without_nan():
     schedule = make_schedule("linear", zero_snr=True)
-    x = samplers.draw(samplers.dpmpp_2m, TinyNet(0), noise(), schedule, steps=10, prediction="v")
+    x = samplers.sample(samplers.dpmpp_2m, TinyNet(0), noise(), schedule, steps=10, prediction="v")
     assert torch.isfinite(x).all()
     assert math.isinf(float(schedule.log_snr[-1]))
 

@@ -11,7 +11,7 @@ from transformers import CLIPTextModel as TheirTextModel
 from course_utils.data import STYLES, load_emoji, tokenizer_file
 from course_utils.datasets.compose import BACKGROUNDS, COLORS, LANGUAGES, caption
 from course_utils.generator import guidance
-from course_utils.generator.samplers import ddim, draw
+from course_utils.generator.samplers import ddim, sample
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import UNet
 from course_utils.text_encoder.clip import CLIPTextModel
@@ -180,7 +180,7 @@ def test_guided_sampling_is_stable_diffusions(scale):
     mask = torch.ones(2, 5, dtype=torch.bool)
     scale = scale if scale > 1 else 1  # the pipeline switches guidance off at 1 and below
     model = guidance.guided(ours, context, mask, scale, negative, mask)
-    got = draw(ddim, model, xT, schedule, steps=5, clip=False, spacing="trailing")
+    got = sample(ddim, model, xT, schedule, steps=5, clip=False, spacing="trailing")
     assert (got - wanted).abs().max() < 1e-5 * wanted.abs().max().clamp(min=1)
 
 
@@ -205,7 +205,7 @@ def test_texts_of_different_lengths_guide_together():
     long, short = CONDITION["context"], torch.randn(2, 3, 16)
     ones = [torch.ones(2, n, dtype=torch.bool) for n in (5, 3)]
     with torch.no_grad():
-        expected = guidance.combine(
+        expected = guidance.apply_guidance(
             ours(xT, t, context=short, context_mask=ones[1]), ours(xT, t, context=long, context_mask=ones[0]), 4.0
         )
         got = guidance.guided(ours, long, ones[0], 4.0, short, ones[1])(xT, t)
@@ -216,8 +216,8 @@ def test_texts_of_different_lengths_guide_together():
 def test_drop_hides_everything_but_the_start_in_the_right_share():
     mask = torch.ones(20_000, 6, dtype=torch.bool)
     mask[:, 4:] = False
-    kept = guidance.drop(mask, 0.1, torch.Generator().manual_seed(0))
+    kept = guidance.drop_caption(mask, 0.1, torch.Generator().manual_seed(0))
     dropped = kept.sum(1) == 1
     assert kept[:, 0].all() and torch.equal(kept[~dropped], mask[~dropped])
     assert abs(float(dropped.float().mean()) - 0.1) < 0.01
-    assert torch.equal(guidance.drop(mask, 0.0, torch.Generator()), mask)
+    assert torch.equal(guidance.drop_caption(mask, 0.0, torch.Generator()), mask)

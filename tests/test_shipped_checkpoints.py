@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from course_utils import checkpoints
 from course_utils.finetune.lora import lora_parameters, set_adapter
-from course_utils.generator.samplers import ddim, draw
-from course_utils.interop.lora_files import open_lora
+from course_utils.generator.samplers import ddim, sample
+from course_utils.interop.lora_files import load_shipped_lora
 from course_utils.recipes import noise_predictor
 from course_utils.recipes.catalog import recipes
 
@@ -24,7 +24,7 @@ def test_every_recipe_has_a_whole_checkpoint(name):
     recipe = recipes()[name]
     if recipe.lora:
         model = recipe.model().eval()
-        set_adapter(model, *open_lora(name))
+        set_adapter(model, *load_shipped_lora(name))
         learned = lora_parameters(model)
     else:
         model = checkpoints.load(name, recipe.model())
@@ -60,7 +60,7 @@ def test_noise_predictor_draws_on_white_paper_and_no_copies():
     """Drawings stay in range, have white corners like the data, and are no copies of training pictures."""
     model = checkpoints.load("noise-predictor", noise_predictor.model())
     xT = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    x = draw(ddim, model, xT, noise_predictor.SCHEDULE, steps=20, prediction=noise_predictor.PREDICTION)
+    x = sample(ddim, model, xT, noise_predictor.SCHEDULE, steps=20, prediction=noise_predictor.PREDICTION)
     assert x.abs().max() < 1.2
     corners = torch.stack([x[:, :, i, j] for i in (0, -1) for j in (0, -1)])
     assert (corners > 0.7).float().mean() > 0.75

@@ -102,7 +102,7 @@ def test_pipeline_reads_what_we_read():
     assert torch.equal(tokenize(prompts), tokens) and tokens.shape == (4, MAX_TOKENS)
     with torch.no_grad():
         context, _ = pipeline.encode_prompt(prompts, "cpu", 1, False)
-        assert (system.read(prompts) - context).abs().max() < 1e-5
+        assert (system.encode_prompt(prompts) - context).abs().max() < 1e-5
 
 
 # ------------------------------------------------------------------ text to picture

@@ -33,7 +33,7 @@ def front_end(monkeypatch):
 
 
 def test_start_values():
-    assert [widgets.start(c) for c in ((1, 3), (0.0, 1.0), (0, 100, 10), ["a", "b"], {"x": 7}, True)] == [
+    assert [widgets.initial_value(c) for c in ((1, 3), (0.0, 1.0), (0, 100, 10), ["a", "b"], {"x": 7}, True)] == [
         2, 0.5, 50, "a", 7, True]
 
 

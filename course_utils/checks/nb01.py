@@ -5,7 +5,7 @@ import torch
 
 from course_utils.checks.core import Exercise
 from course_utils.checks.nb01_noising import MIX_MISTAKES, add_noise, per_picture, remove_noise
-from course_utils.checks.nb01_training_example import TRIPLE
+from course_utils.checks.nb01_training_example import TRAINING_EXAMPLE
 
 
 def random_pictures(g: torch.Generator, i: int) -> torch.Tensor:
@@ -135,4 +135,4 @@ TERMINAL = Exercise(
 
 
 EXERCISES = {"01-closed-form": CLOSED_FORM, "01-alpha-bar": ALPHA_BAR, "01-undo": UNDO, "01-snr": SNR,
-             "01-terminal": TERMINAL, "01-triple": TRIPLE}
+             "01-terminal": TERMINAL, "01-training-example": TRAINING_EXAMPLE}

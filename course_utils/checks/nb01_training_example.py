@@ -80,7 +80,7 @@ def _examine_draws(answer, x0, alpha_bar, start, made) -> str | None:
     return None
 
 
-TRIPLE = Exercise(
+TRAINING_EXAMPLE = Exercise(
     reference=None, cases=triple_case, examine=examine_triple,
     hints=("Draw t, draw eps, mix: three lines, and return all three.",
            "torch.randint(len(alpha_bar), (len(x0),), generator=generator) draws one step per picture; "

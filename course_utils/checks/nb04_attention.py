@@ -13,31 +13,31 @@ def attention_case(g: torch.Generator, i: int) -> tuple:
     return 2 * q, k, v, torch.arange(6)[None] < lengths[:, None]
 
 
-def attend(q, k, v, mask, scale=None, dim=-1, hidden=float("-inf")):
+def attention(q, k, v, mask, scale=None, dim=-1, hidden=float("-inf")):
     """softmax(q k^T / sqrt(d)) v with everything that can be mistaken as an argument."""
     logits = q @ k.transpose(1, 2) / (q.shape[-1] ** 0.5 if scale is None else scale)  # (B, N, L)
     return logits.masked_fill(~mask[:, None], hidden).softmax(dim) @ v
 
 
 def _masked_late(q, k, v, mask):
-    return attend(q, k, v, torch.ones_like(mask)) - (
+    return attention(q, k, v, torch.ones_like(mask)) - (
         (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1) * ~mask[:, None]) @ v
 
 
 CROSS_ATTENTION = Exercise(
-    reference=attend, cases=attention_case,
+    reference=attention, cases=attention_case,
     mistakes=(
         ("the mask is ignored: padding is read as if it were words.",
-         lambda q, k, v, mask: attend(q, k, v, torch.ones_like(mask))),
+         lambda q, k, v, mask: attention(q, k, v, torch.ones_like(mask))),
         ("the products are not divided by sqrt(d): large numbers make softmax choose a single word.",
-         lambda q, k, v, mask: attend(q, k, v, mask, scale=1.0)),
+         lambda q, k, v, mask: attention(q, k, v, mask, scale=1.0)),
         ("the products are divided by d; its square root is asked.",
-         lambda q, k, v, mask: attend(q, k, v, mask, scale=q.shape[-1])),
+         lambda q, k, v, mask: attention(q, k, v, mask, scale=q.shape[-1])),
         ("a hidden word has logit 0, which softmax turns into a weight above 0: use -inf.",
-         lambda q, k, v, mask: attend(q, k, v, mask, hidden=0.0)),
+         lambda q, k, v, mask: attention(q, k, v, mask, hidden=0.0)),
         ("the mask comes too late: put -inf before softmax, so that the weights that stay add up to 1.", _masked_late),
         ("softmax runs over the pixels: every pixel shares itself out over the words, so it runs over the last axis.",
-         lambda q, k, v, mask: attend(q, k, v, mask, dim=1, hidden=-1e9)),
+         lambda q, k, v, mask: attention(q, k, v, mask, dim=1, hidden=-1e9)),
     ),
     hints=("Compare every pixel with every word, turn each pixel's row into shares, mix the values by these shares.",
            "q @ k.transpose(1, 2) is (B, N, L); hidden words get -inf in it, through mask[:, None]; then softmax(-1).",

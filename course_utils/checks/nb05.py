@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.nb05_latents import LINEAR, LOOKS, SCALE
+from course_utils.checks.nb05_latents import LINEAR, PERCEPTUAL, SCALE
 
 PICTURE = (1, 2, 3)  # the axes of one picture in a batch
 
@@ -143,5 +143,5 @@ KL = Exercise(
            "0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean(dim=(1, 2, 3))."))
 
 
-EXERCISES = {"05-psnr": PSNR, "05-sample": SAMPLE, "05-kl": KL, "05-looks": LOOKS, "05-scale": SCALE,
+EXERCISES = {"05-psnr": PSNR, "05-sample": SAMPLE, "05-kl": KL, "05-perceptual": PERCEPTUAL, "05-scale": SCALE,
              "05-linear": LINEAR}

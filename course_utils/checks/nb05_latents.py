@@ -17,32 +17,33 @@ def features_case(g: torch.Generator, i: int) -> tuple:
     return a, a + torch.randn(shape, generator=g)
 
 
-def looks(a, b, unit=lambda x: F.normalize(x, dim=1), over=lambda d: d.sum(1).mean((1, 2))):
+def perceptual(a, b, unit=lambda x: F.normalize(x, dim=1), over=lambda d: d.sum(1).mean((1, 2))):
     """Squared distance of unit vectors at each place, averaged over the places."""
     return over((unit(a) - unit(b)).square())
 
 
-LOOKS = Exercise(
-    reference=lambda a, b: looks(a, b), cases=features_case,
+PERCEPTUAL = Exercise(
+    reference=lambda a, b: perceptual(a, b), cases=features_case,
     mistakes=(
-        ("the vectors are not brought to unit length: F.normalize(a, dim=1).", lambda a, b: looks(a, b, lambda x: x)),
+        ("the vectors are not brought to unit length: F.normalize(a, dim=1).",
+         lambda a, b: perceptual(a, b, lambda x: x)),
         ("each channel's map is brought to unit length; it is the vector of the C channels at each place: dim=1.",
-         lambda a, b: looks(a, b, lambda x: F.normalize(x.flatten(2), dim=2).view_as(x))),
+         lambda a, b: perceptual(a, b, lambda x: F.normalize(x.flatten(2), dim=2).view_as(x))),
         ("the channels are averaged; a squared distance adds them up.",
-         lambda a, b: looks(a, b, over=lambda d: d.mean(PICTURE))),
+         lambda a, b: perceptual(a, b, over=lambda d: d.mean(PICTURE))),
         ("the places are added; their mean is asked, so that large maps do not count more.",
-         lambda a, b: looks(a, b, over=lambda d: d.sum(PICTURE))),
+         lambda a, b: perceptual(a, b, over=lambda d: d.sum(PICTURE))),
         ("a root is taken: the squared distance is asked.",
-         lambda a, b: looks(a, b, over=lambda d: d.sum(1).sqrt().mean((1, 2)))),
+         lambda a, b: perceptual(a, b, over=lambda d: d.sum(1).sqrt().mean((1, 2)))),
         ("the whole map is brought to unit length at once; do it at each place: dim=1.",
-         lambda a, b: looks(a, b, lambda x: F.normalize(x.flatten(1), dim=1).view_as(x))),
+         lambda a, b: perceptual(a, b, lambda x: F.normalize(x.flatten(1), dim=1).view_as(x))),
         ("both pictures share one number here: keep the first axis.",
-         lambda a, b: looks(a, b).mean().expand(len(a))),
+         lambda a, b: perceptual(a, b).mean().expand(len(a))),
         ("each row of a map is brought to unit length; it is the vector of the C channels at each place: dim=1.",
-         lambda a, b: looks(a, b, lambda x: F.normalize(x, dim=-1))),
+         lambda a, b: perceptual(a, b, lambda x: F.normalize(x, dim=-1))),
         ("the gap is brought to unit length, and so always has length 1: normalize a and b, then subtract.",
-         lambda a, b: looks(F.normalize(a - b, dim=1), torch.zeros_like(a), lambda x: x)),
-        ("only a is brought to unit length: b too.", lambda a, b: looks(F.normalize(a, dim=1), b, lambda x: x)),
+         lambda a, b: perceptual(F.normalize(a - b, dim=1), torch.zeros_like(a), lambda x: x)),
+        ("only a is brought to unit length: b too.", lambda a, b: perceptual(F.normalize(a, dim=1), b, lambda x: x)),
         ("this is the cosine, which is 1 for equal features; the squared distance of unit vectors is 2 - 2 cosine.",
          lambda a, b: F.cosine_similarity(a, b, dim=1).mean((1, 2))),
         ("these are absolute gaps: square them.",

@@ -47,34 +47,34 @@ PICTURE = Exercise(
 
 
 # ------------------------------------------------------------------ how many steps a strength walks
-def walk_case(g: torch.Generator, i: int) -> tuple:
+def last_steps_case(g: torch.Generator, i: int) -> tuple:
     """(table, strength): a table from noise down to the picture, and strengths whose product with S is not whole."""
     steps = (20, 25, 10, 50, 30)[i]
     table = (torch.arange(steps, 0, -1) * (1000 // steps)) - 1
     return table, (0.77, 0.5, 0.99, 0.31, 1.0)[i]
 
 
-def walk(table, strength, count=int):
+def last_steps(table, strength, count=int):
     """The last int(strength * S) entries."""
     return table[len(table) - count(strength * len(table)) :]
 
 
 WALK = Exercise(
-    reference=walk, cases=walk_case,
+    reference=last_steps, cases=last_steps_case,
     mistakes=(
         ("this walks the noisy part of the table; the picture is noised only part of the way: take the last steps.",
          lambda table, strength: table[: int(strength * len(table))]),
         ("the strength is turned round: 1 forgets the picture and walks all steps.",
          lambda table, strength: table[int(strength * len(table)) :]),
         ("the strength is turned round: 1 - strength of the steps are left out, not walked.",
-         lambda table, strength: walk(table, 1 - strength)),
+         lambda table, strength: last_steps(table, 1 - strength)),
         ("the number of steps is rounded; as in diffusers, int cuts it off.",
-         lambda table, strength: walk(table, strength, round)),
+         lambda table, strength: last_steps(table, strength, round)),
         ("the table is reversed: go on from noise down to the picture.",
-         lambda table, strength: walk(table, strength).flip(0)),
+         lambda table, strength: last_steps(table, strength).flip(0)),
         ("these are all the steps, whatever the strength.", lambda table, strength: table),
         ("one step is missing: int(strength * S) of them are walked.",
-         lambda table, strength: walk(table, strength, lambda x: int(x) - 1)),
+         lambda table, strength: last_steps(table, strength, lambda x: int(x) - 1)),
     ),
     hints=("The table goes from noise down to the picture. A weak change begins near its end.",
            "With S = len(table), int(strength * S) steps are walked: the last ones.",

@@ -1,4 +1,4 @@
-"""The exercises of notebook 11: a bypass beside a frozen layer."""
+"""The exercises of notebook 11: a LoRA branch beside a frozen layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def count_case(g: torch.Generator, i: int) -> tuple:
 COUNT = Exercise(
     reference=lambda shapes, ranks: ranks * shapes.sum(), cases=count_case,
     mistakes=(
-        ("this is the whole weight, C_out times C_in; a bypass has r C_in + C_out r numbers.",
+        ("this is the whole weight, C_out times C_in; a LoRA branch has r C_in + C_out r numbers.",
          lambda shapes, ranks: ranks * 0 + shapes.prod(1).sum()),
         ("C_out and C_in are multiplied: A has r C_in numbers and B C_out r, and they add up.",
          lambda shapes, ranks: ranks * shapes.prod(1).sum()),
@@ -38,7 +38,7 @@ COUNT = Exercise(
            "ranks * shapes.sum()."))  # fmt: skip
 
 
-# ------------------------------------------------------------------ one layer with its bypass
+# ------------------------------------------------------------------ one layer with its branch
 def layer_case(g: torch.Generator, i: int) -> tuple:
     """(x (N, C_in), W (C_out, C_in), A (r, C_in), B (C_out, r), alpha)."""
     rank, c_in, c_out = 2 + i, 5, 5 if i == 0 else 4 + i
@@ -47,7 +47,7 @@ def layer_case(g: torch.Generator, i: int) -> tuple:
 
 
 def layer(x, W, A, B, scale, base=1.0):
-    """x W^T and the bypass, scaled."""
+    """x W^T and the branch, scaled."""
     return base * x @ W.T + scale * x @ A.T @ B.T
 
 
@@ -64,11 +64,11 @@ LAYER = Exercise(
         ("alpha / r is upside down.", lambda x, W, A, B, alpha: layer(x, W, A, B, len(A) / alpha)),
         ("this divides by the root of the rank, as rank-stabilised LoRA does; LoRA divides by the rank.",
          lambda x, W, A, B, alpha: layer(x, W, A, B, alpha / len(A) ** 0.5)),
-        ("the base layer is missing: a bypass runs beside it.",
+        ("the base layer is missing: a LoRA branch runs beside it.",
          lambda x, W, A, B, alpha: layer(x, W, A, B, alpha / len(A), base=0)),
-        ("the base layer is scaled too: alpha / r belongs to the bypass alone.",
+        ("the base layer is scaled too: alpha / r belongs to the branch alone.",
          lambda x, W, A, B, alpha: layer(x, W, A, B, alpha / len(A), base=alpha / len(A))),
-        ("the bypass is subtracted.", lambda x, W, A, B, alpha: layer(x, W, A, B, -alpha / len(A))),
+        ("the branch is subtracted.", lambda x, W, A, B, alpha: layer(x, W, A, B, -alpha / len(A))),
     ),
     hints=("Two ways from x to the output: the base layer, and through A and then B. Add them.",
            "x @ W.T is the base layer; x @ A.T is (N, r), and @ B.T brings it to (N, C_out). r = len(A).",
@@ -94,7 +94,7 @@ MERGE = Exercise(
         ("alpha / r is missing.", lambda W, A, B, alpha: merge(W, A, B, 1)),
         ("alpha is not divided by the rank.", lambda W, A, B, alpha: merge(W, A, B, alpha)),
         ("the rank is the number of A's rows, not of B's.", lambda W, A, B, alpha: merge(W, A, B, alpha / len(B))),
-        ("the bypass is subtracted: that is how a merged one is taken out again.",
+        ("the branch is subtracted: that is how a merged one is taken out again.",
          lambda W, A, B, alpha: merge(W, A, B, -alpha / len(A))),
         ("this is the change alone: add it to W.", lambda W, A, B, alpha: merge(W, A, B, alpha / len(A), base=0)),
         ("W is scaled too: alpha / r belongs to B A alone.",
@@ -120,7 +120,7 @@ def gradients(x, dy, A, B, scale, mean=1.0):
 GRADIENT = Exercise(
     reference=lambda x, dy, A, B, alpha: gradients(x, dy, A, B, alpha / len(A)), cases=gradient_case,
     mistakes=(
-        ("alpha / r is missing: what scales the bypass scales its gradients.",
+        ("alpha / r is missing: what scales the branch scales its gradients.",
          lambda x, dy, A, B, alpha: gradients(x, dy, A, B, 1)),
         ("alpha is not divided by the rank.", lambda x, dy, A, B, alpha: gradients(x, dy, A, B, alpha)),
         ("the gradients are averaged over the examples; dy holds such a factor already, so add them up.",

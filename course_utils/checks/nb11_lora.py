@@ -43,9 +43,9 @@ def judge_product(right: Callable, rank: Callable, mistakes: tuple) -> Callable:
     return examine
 
 
-# ------------------------------------------------------------------ two bypasses in one
+# ------------------------------------------------------------------ two branches in one
 def mix_case(g: torch.Generator, i: int) -> tuple:
-    """(A1, B1, A2, B2, w1, w2): two bypasses of different rank beside the same layer."""
+    """(A1, B1, A2, B2, w1, w2): two branches of different rank beside the same layer."""
     ranks = (2, 3 + i % 2)
     parts = [x for r in ranks for x in (torch.randn(r, 5, generator=g), torch.randn(4, r, generator=g))]
     return *parts, (0.7, 1.0, -0.5, 2.0, 0.3)[i], (0.4, -1.5, 0.6, 0.5, 1.2)[i]
@@ -66,9 +66,9 @@ MIX = Exercise(
             ("the weights are squared: multiply B or A, not both.",
              lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1**2, w2**2)),
             ("the two weights are exchanged.", lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w2, w1)),
-            ("only the first bypass is weighted.", lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1, 1)),
-            ("only the second bypass is weighted.", lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, 1, w2)),
-            ("both bypasses have both weights: weight each B before you put them side by side.",
+            ("only the first branch is weighted.", lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1, 1)),
+            ("only the second branch is weighted.", lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, 1, w2)),
+            ("both branches have both weights: weight each B before you put them side by side.",
              lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1 * w2, w1 * w2)),
         )),
     hints=("B A is a sum over r: one row of A times one column of B, r times. A longer sum has more rows and columns.",
@@ -76,7 +76,7 @@ MIX = Exercise(
            "A = torch.cat([A1, A2]); B = torch.cat([w1 * B1, w2 * B2], dim=1)."))  # fmt: skip
 
 
-# ------------------------------------------------------------------ the best bypass for a change that is known
+# ------------------------------------------------------------------ the best branch for a change that is known
 def change_case(g: torch.Generator, i: int) -> tuple:
     """(delta (C_out, C_in), rank): a change whose directions differ clearly in size."""
     rows, columns = 6 + i, 9 - i

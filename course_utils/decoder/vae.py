@@ -45,7 +45,7 @@ class PaddedDownsample2D(Downsample2D):
         return super().forward(F.pad(x, (0, 1, 0, 1)))  # (B, C, H/2, W/2)
 
 
-class Level(nn.Module):
+class VAEBlock(nn.Module):
     """Residual blocks at one size, then perhaps a change of size. Built in notebook 05."""
 
     def __init__(self, before, width, num_blocks, groups, down=False, up=False):
@@ -66,7 +66,7 @@ class Level(nn.Module):
         return x
 
 
-class Middle(nn.Module):
+class VAEMidBlock(nn.Module):
     """Residual, self-attention over all places, residual, at the smallest size. Built in notebook 05."""
 
     def __init__(self, width, groups):
@@ -87,9 +87,9 @@ class Encoder(nn.Module):
         sizes = zip([channels[0], *channels], channels, strict=False)
         last = len(channels) - 1
         self.down_blocks = nn.ModuleList(
-            [Level(before, width, num_blocks, groups, down=i < last) for i, (before, width) in enumerate(sizes)]
+            [VAEBlock(before, width, num_blocks, groups, down=i < last) for i, (before, width) in enumerate(sizes)]
         )
-        self.mid_block = Middle(channels[-1], groups)
+        self.mid_block = VAEMidBlock(channels[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
         self.conv_out = nn.Conv2d(channels[-1], out_channels, 3, padding=1)
 
@@ -107,11 +107,11 @@ class Decoder(nn.Module):
         super().__init__()
         wide = list(reversed(channels))
         self.conv_in = nn.Conv2d(in_channels, wide[0], 3, padding=1)
-        self.mid_block = Middle(wide[0], groups)
+        self.mid_block = VAEMidBlock(wide[0], groups)
         sizes = zip([wide[0], *wide], wide, strict=False)
         last = len(wide) - 1
         self.up_blocks = nn.ModuleList(
-            [Level(before, width, num_blocks + 1, groups, up=i < last) for i, (before, width) in enumerate(sizes)]
+            [VAEBlock(before, width, num_blocks + 1, groups, up=i < last) for i, (before, width) in enumerate(sizes)]
         )
         self.conv_norm_out = nn.GroupNorm(groups, wide[-1], eps=EPS)
         self.conv_out = nn.Conv2d(wide[-1], out_channels, 3, padding=1)

@@ -22,7 +22,7 @@ SIDE = 64  # pixels a side at which pictures are judged, whatever their size
 ATTRIBUTES = ("concept", "style", "color", "background")
 
 
-class Answers(NamedTuple):
+class EvaluatorOutput(NamedTuple):
     """What the evaluator says of B pictures: logits over each attribute's classes, and the features beneath them."""
 
     concept: torch.Tensor  # (B, 1015)
@@ -38,7 +38,7 @@ def resize(x, side) -> torch.Tensor:
     return x if same else F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
 
 
-class Standardized(nn.Module):
+class FeatureNorm(nn.Module):
     """Batch normalization without gain: features (B, F) to mean 0 and variance 1 over the training pictures.
 
     Mean and variance are parameters, so that they are averaged like all other weights. Ioffe & Szegedy 2015, alg. 1.
@@ -56,7 +56,7 @@ class Standardized(nn.Module):
 class Evaluator(nn.Module):
     """A residual network with four linear heads. He et al. 2016, section 3.3, with GroupNorm.
 
-    forward(x (B, 3, H, W) in [-1, 1], H and W from 16 to 256) -> Answers.
+    forward(x (B, 3, H, W) in [-1, 1], H and W from 16 to 256) -> EvaluatorOutput.
     """
 
     def __init__(self, widths=(32, 64, 128, 192), blocks=(0, 1, 1, 1), num_concepts=NUM_CONCEPTS, dropout=0.2):
@@ -70,7 +70,7 @@ class Evaluator(nn.Module):
             before = width
         self.stages = nn.Sequential(*stages)
         self.norm = nn.GroupNorm(8, before)
-        self.standardized = Standardized(before)  # what all pictures share would drown what tells them apart
+        self.standardized = FeatureNorm(before)  # what all pictures share would drown what tells them apart
         self.dropout = nn.Dropout(dropout)  # for the concept alone: three pictures each are soon learnt by heart
         self.concept = nn.Linear(before, num_concepts)
         self.style = nn.Linear(before, len(STYLES))
@@ -84,7 +84,7 @@ class Evaluator(nn.Module):
 
     def forward(self, x):
         h = self.features(x)
-        return Answers(self.concept(self.dropout(h)), self.style(h), self.color(h), self.background(h), h)
+        return EvaluatorOutput(self.concept(self.dropout(h)), self.style(h), self.color(h), self.background(h), h)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """Numbers for pictures: how far from real ones, how true to their prompts, how unlike each other.
 
     pictures -> evaluator -> features -> frechet_distance, kernel_distance, diversity
-                          -> answers  -> alignment
+                          -> answers  -> alignment, a Share each with its interval
 
 All are stand-ins for the field's FID, KID and CLIP score, on features of our own small evaluator: compare them within
 this course, never with a paper. The distances grow as samples get fewer, so two numbers compare only at the same N, and
@@ -16,7 +16,9 @@ import torch
 
 from course_utils.data import STYLES, Emoji, load_emoji, to_tensor
 from course_utils.datasets.compose import Composer
-from course_utils.evaluation.evaluator import ATTRIBUTES, Answers, class_numbers
+from course_utils.errors import InputError, integer, number
+from course_utils.evaluation.evaluator import ATTRIBUTES, EvaluatorOutput, class_numbers
+from course_utils.evaluation.intervals import Share
 
 
 # ------------------------------------------------------------------ pixel by pixel
@@ -31,56 +33,64 @@ def psnr(x, y) -> torch.Tensor:
 
 # ------------------------------------------------------------------ what the evaluator says
 @torch.no_grad()
-def answer(evaluator, x, batch_size=64) -> Answers:
-    """Return the evaluator's Answers, on the CPU, for pictures x (N, 3, H, W); values outside [-1, 1] are clipped.
+def predict(evaluator, x, batch_size=64) -> EvaluatorOutput:
+    """Return what the evaluator says, on the CPU, of pictures x (N, 3, H, W); values outside [-1, 1] are clipped.
 
-    Raises ValueError for anything but a batch of at least one picture.
+    Raises InputError for anything but a batch of at least one picture.
     """
     if x.ndim != 4 or x.shape[1] != 3 or not len(x):
-        raise ValueError(f"the evaluator judges pictures (N, 3, H, W), N at least 1, not {tuple(x.shape)}")
+        raise InputError(f"the evaluator judges pictures (N, 3, H, W), N at least 1, not {tuple(x.shape)}")
     device = next(evaluator.parameters()).device
     parts = [evaluator(part.to(device, torch.float32).clamp(-1, 1)) for part in x.split(batch_size)]
-    return Answers(*(torch.cat(logits).float().cpu() for logits in zip(*parts)))
+    return EvaluatorOutput(*(torch.cat(logits).float().cpu() for logits in zip(*parts)))
 
 
 def extract_features(evaluator, x, batch_size=64) -> torch.Tensor:
     """Return the evaluator's features (N, F) of pictures x (N, 3, H, W) in [-1, 1]."""
-    return answer(evaluator, x, batch_size).features
+    return predict(evaluator, x, batch_size).features
 
 
-def alignment(evaluator, x, wanted) -> dict[str, float]:
-    """Return the share of pictures x (N, 3, H, W) that show what was asked, one number in [0, 1] an attribute.
+def alignment_hits(evaluator, x, targets) -> dict[str, torch.Tensor]:
+    """Return which of the pictures x (N, 3, H, W) show what was asked: truth values (n,) an attribute, n of N asked.
 
-    wanted: N prompts, or a dict of lists of N such as `Batch.attributes`; None is not asked and does not count. Keys:
-    concept, concept_top5, style, color, background; nan where nobody asked. Our stand-in for the CLIP score (Hessel et
-    al. 2021): what the evaluator itself gets wrong on real pictures, `held_out_accuracy`, is the ceiling.
-    Raises ValueError when there are not N wishes, or for a word that is no class.
+    Arguments, keys and errors as `alignment`; two systems given the same prompts compare picture by picture.
     """
-    answers, shares = answer(evaluator, x), {}
+    answers, hits = predict(evaluator, x), {}
     for attribute in ATTRIBUTES:
-        given = wanted.get(attribute, [None] * len(x)) if isinstance(wanted, dict) else [
-            getattr(prompt, attribute) for prompt in wanted]  # fmt: skip
+        given = targets.get(attribute, [None] * len(x)) if isinstance(targets, dict) else [
+            getattr(prompt, attribute) for prompt in targets]  # fmt: skip
         if len(given) != len(x):
-            raise ValueError(f"there are {len(x)} pictures, but {len(given)} wishes")
+            raise InputError(f"there are {len(x)} pictures, but {len(given)} targets")
         label = class_numbers(attribute, given)
         logits = getattr(answers, attribute)
         best = logits.topk(min(5, logits.shape[1])).indices == label[:, None]  # (N, 5), best first
         asked = label >= 0
-        shares[attribute] = best[asked, 0].double().mean().item()  # the mean of none is nan
+        hits[attribute] = best[asked, 0]
         if attribute == "concept":
-            shares["concept_top5"] = best[asked].any(dim=-1).double().mean().item()
-    return shares
+            hits["concept_top5"] = best[asked].any(dim=-1)
+    return hits
+
+
+def alignment(evaluator, x, targets) -> dict[str, Share]:
+    """Return the share of pictures x (N, 3, H, W) that show what was asked, one `Share` in [0, 1] an attribute.
+
+    targets: N prompts, or a dict of lists of N such as `Batch.attributes`; None is not asked and does not count. Keys:
+    concept, concept_top5, style, color, background; nan where nobody asked. Our stand-in for the CLIP score (Hessel et
+    al. 2021): what the evaluator itself gets wrong on real pictures, `held_out_accuracy`, is the ceiling.
+    Raises InputError when there are not N targets, ValueError for a word that is no class.
+    """
+    return {key: Share.of(hits) for key, hits in alignment_hits(evaluator, x, targets).items()}
 
 
 # ------------------------------------------------------------------ how far from real pictures
 def _checked(*sets) -> list[torch.Tensor]:
-    """Return sets of features (N, F) in float64, or raise ValueError where they cannot be compared."""
+    """Return sets of features (N, F) in float64, or raise InputError where they cannot be compared."""
     for features in sets:
         if features.ndim != 2 or len(features) < 2 or features.shape[1] != sets[0].shape[1]:
             shapes = " and ".join(str(tuple(f.shape)) for f in sets)
-            raise ValueError(f"distances compare features (N, F), N at least 2 and the same F, not {shapes}")
+            raise InputError(f"distances compare features (N, F), N at least 2 and the same F, not {shapes}")
         if not features.isfinite().all():
-            raise ValueError("these features hold nan or infinity: the pictures they come from are broken")
+            raise InputError("these features hold nan or infinity: the pictures they come from are broken")
     return [features.double().cpu() for features in sets]
 
 
@@ -96,6 +106,10 @@ def frechet_distance(a, b) -> float:
     return ((a.mean(0) - b.mean(0)).square().sum() + spread).clamp(min=0).item()
 
 
+def _kernel(x, y) -> torch.Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3  # (N, M)
+
+
 def kernel_distance(a, b) -> float:
     """Return the squared maximum mean discrepancy of features (N, F) and (M, F); below 0 by chance for equal sources.
 
@@ -104,30 +118,53 @@ def kernel_distance(a, b) -> float:
     """
     a, b = _checked(a, b)
 
-    def kernel(x, y):
-        return (x @ y.T / x.shape[1] + 1) ** 3  # (N, M)
-
     def within(x):
-        k = kernel(x, x)
+        k = _kernel(x, x)
         return (k.sum() - k.trace()) / (len(x) * (len(x) - 1))  # a picture beside itself tells nothing
 
-    return (within(a) + within(b) - 2 * kernel(a, b).mean()).item()
+    return (within(a) + within(b) - 2 * _kernel(a, b).mean()).item()
+
+
+def kernel_interval(a, b, confidence: float = 0.95, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
+    """Return (low, high) of `kernel_distance`: how far it moves with other pictures of the same two sources.
+
+    Both sets are resampled. A picture drawn twice is never compared with its own copy, which would raise the distance
+    (bootstrap of U-statistics: Arcones & Giné 1992); for two equal sources the interval errs on the wide side. The
+    Fréchet distance has none: its bias depends on N and on the source (Chong & Forsyth 2020), copies make N smaller
+    still, and the interval would lie above the distance: quote `real_floor` at the same N beside it instead.
+    Raises InputError as `kernel_distance` does, and for fewer than 10 pictures in a set.
+    """
+    a, b = _checked(a, b)
+    if min(len(a), len(b)) < 10:
+        raise InputError(f"an interval needs at least 10 pictures in both sets, not {len(a)} and {len(b)}")
+    tail = (1 - number("confidence", confidence, (0, 1), above=True)) / 2
+    count, rng = integer("resamples", resamples, (100, 100_000)), np.random.default_rng(seed)
+    p, q = (torch.from_numpy(rng.multinomial(len(x), np.full(len(x), 1 / len(x)), count)).double() for x in (a, b))
+
+    def within(x, w):  # w (R, N): how often each picture is drawn
+        k = _kernel(x, x).fill_diagonal_(0)
+        return ((w @ k) * w).sum(1) / (w.sum(1) ** 2 - w.square().sum(1))  # (R,)
+
+    across = ((p @ _kernel(a, b)) * q).sum(1) / (len(a) * len(b))
+    distances = within(a, p) + within(b, q) - 2 * across
+    low, high = distances.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def diversity(features, groups=None) -> float:
     """Return the mean distance of features (N, F) from each other within a group: 0 when all are the same picture.
 
     groups: N labels, such as the prompts (None: one group); a picture without company does not count. Compare with real
-    pictures: noise is diverse too. Raises ValueError when no two pictures belong together.
+    pictures: noise is diverse too. Raises InputError when no two pictures belong together.
     """
     (features,) = _checked(features)
     groups = [None] * len(features) if groups is None else list(groups)
     if len(groups) != len(features):
-        raise ValueError(f"there are features of {len(features)} pictures, but {len(groups)} groups")
+        raise InputError(f"there are features of {len(features)} pictures, but {len(groups)} groups")
     rows = {group: [i for i, other in enumerate(groups) if other == group] for group in dict.fromkeys(groups)}
     means = [torch.pdist(features[index]).mean() for index in rows.values() if len(index) > 1]
     if not means:
-        raise ValueError("diversity needs a group of at least two pictures: draw a prompt more than once")
+        raise InputError("diversity needs a group of at least two pictures: draw a prompt more than once")
     return torch.stack(means).mean().item()
 
 

@@ -5,20 +5,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from course_utils import checkpoints, errors
-from course_utils.app import generate
-from course_utils.data import load_emoji, to_tensor
+from course_utils import checkpoints
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.datasets.compose import LANGUAGES, Composer
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
 from course_utils.decoder.vae import VAE
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.metrics import alignment, held_out_accuracy, psnr
 from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts
+from course_utils.interop.lora_files import lora_adapter
+from course_utils.recipes.catalog import find
+from course_utils.systems.registry import PROMPTED, SYSTEMS, open_system
 
 COLUMNS = {"concept": "concept", "concept_top5": "top 5", "style": "style", "color": "colour",
            "background": "background", "psnr": "PSNR", "perceptual": "perceptual", "concept_real": "before it",
@@ -30,11 +31,10 @@ NAMES = {"en": "English", "zh": "Chinese"}
 
 def concepts(system: str) -> frozenset[str]:
     """The concepts that a system's training showed: only those can be asked of it."""
-    recipe = import_module("course_utils.recipes." + system.replace("-", "_"))
-    return frozenset(recipe.emoji().column("concept"))
+    return find(system).concepts()
 
 
-def evaluate(system: str = generate.PROMPTED, n: int = 100, steps: int | None = None, guidance: float | None = None,
+def evaluate(system: str = PROMPTED, n: int = 100, steps: int | None = None, guidance: float | None = None,
              seed: int = 0, device: str | None = None, folder: str | Path | None = None,
              progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
     """Draw n fixed prompts a language, and the held-out compositions, and let the evaluator judge.
@@ -42,17 +42,13 @@ def evaluate(system: str = generate.PROMPTED, n: int = 100, steps: int | None = 
     Returns {row: shares right}: rows for seen and held-out prompts in both languages, and one for real pictures that
     the evaluator has not seen, its own ceiling. The same noise serves both languages.
     """
-    chosen, evaluator, rows = generate.SYSTEMS[system], load_evaluator(), {}
-    steps = errors.integer("steps", chosen.steps if steps is None else steps, errors.STEPS)
-    guidance = errors.number("guidance", chosen.guidance if guidance is None else guidance, errors.GUIDANCE)
-    errors.integer("seed", seed, errors.SEED)
-    known = concepts(system)
+    steps, guidance, seed = SYSTEMS[system].options(steps, guidance, seed)
+    opened, evaluator, rows, known = open_system(system, device, folder), load_evaluator(), {}, concepts(system)
     for what in ("seen", "held-out colour"):
         for language in LANGUAGES:
-            prompts = (fixed_prompts(language, n, concepts=known) if what == "seen"
+            prompts = (fixed_prompts(language, n, concepts=known, styles=FIRST_STYLES) if what == "seen"
                        else [p for p in held_out_prompts(language) if p.concept in known])
-            pictures = generate.draw_prompts(system, [p.text for p in prompts], steps, seed, guidance, None, device,
-                                            folder, progress)
+            pictures = opened.draw([p.text for p in prompts], seed, steps, guidance, progress=progress)
             rows[f"{what}, {NAMES[language]}, {len(prompts)}"] = alignment(evaluator, to_tensor(pictures), prompts)
     size = pictures.shape[1]
     rows[f"real pictures, {size} px"] = held_out_accuracy(evaluator, size, styles=("noto", "twemoji", "fluent"))
@@ -75,33 +71,36 @@ def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, di
     vae, net = checkpoints.load("vae", VAE(), folder=folder), checkpoints.load("perceptual", FeatureNet())
     evaluator, rows = load_evaluator(), {}
     for name, split in (("held out", "test"), ("trained on", "train")):
-        real = Composer(load_emoji(64, split=split), languages=("en",)).compose(n, seed=5)
+        real = Composer(load_emoji(64, FIRST_STYLES, split=split), languages=("en",)).compose(n, seed=5)
         x = to_tensor(real.images)
         with torch.inference_mode():
             y = torch.cat([vae.decode(vae.encode(part).mean) for part in x.split(32)]).clamp(-1, 1)
-            looks = torch.cat([perceptual_distance(net, a, b) for a, b in zip(x.split(64), y.split(64))])
+            perceptual = torch.cat([perceptual_distance(net, a, b) for a, b in zip(x.split(64), y.split(64))])
         rows[f"{name}, {n}"] = {
-            "psnr": float(psnr(x, y).mean()), "perceptual": float(looks.mean()),
+            "psnr": float(psnr(x, y).mean()), "perceptual": float(perceptual.mean()),
             **{key: alignment(evaluator, pictures, real.attributes)["concept"]
                for key, pictures in (("concept", y), ("concept_real", x))},
         }  # fmt: skip
     return rows
 
 
-def evaluate_style(n: int = 100, folder: str | Path | None = None,
+def evaluate_style(n: int = 100, steps: int | None = None, guidance: float | None = None, seed: int = 0,
+                   device: str | None = None, folder: str | Path | None = None,
                    progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
     """Draw n fixed prompts a language that call the 3D style, with its LoRA and without, from the same noise."""
-    from course_utils.recipes.style_3d import restyled
+    from course_utils.recipes.style_3d import replace_style
 
-    chosen, evaluator, rows = generate.SYSTEMS["stable-diffusion"], load_evaluator(), {}
+    steps, guidance, seed = SYSTEMS["stable-diffusion"].options(steps, guidance, seed)
     path = Path(folder or checkpoints.CHECKPOINT_DIR) / "style-3d.safetensors"
+    ways = {"without": None, "with": lora_adapter(path)}
+    systems = {name: open_system("stable-diffusion", device, adapt=adapt) for name, adapt in ways.items()}
+    evaluator, rows = load_evaluator(), {}
     for language in LANGUAGES:
-        prompts = fixed_prompts(language, n, concepts=concepts("style-3d"))
-        texts, wanted = [restyled(p.text, language) for p in prompts], [p._replace(style="3d") for p in prompts]
-        for name, lora in (("without", None), ("with", path)):
-            pictures = generate.draw_prompts("stable-diffusion", texts, chosen.steps, guidance=chosen.guidance,
-                                            progress=progress, lora=lora)
-            rows[f"{name} the LoRA, {NAMES[language]}, {n}"] = alignment(evaluator, to_tensor(pictures), wanted)
+        prompts = fixed_prompts(language, n, concepts=concepts("style-3d"), styles=FIRST_STYLES)
+        texts, targets = [replace_style(p.text, language) for p in prompts], [p._replace(style="3d") for p in prompts]
+        for name, system in systems.items():
+            pictures = system.draw(texts, seed, steps, guidance, progress=progress)
+            rows[f"{name} the LoRA, {NAMES[language]}, {n}"] = alignment(evaluator, to_tensor(pictures), targets)
     return rows
 
 

@@ -18,14 +18,14 @@ from course_utils.decoder.perceptual import FeatureNet
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.fidelity import fidelity
 from course_utils.finetune.lora import set_adapter
-from course_utils.interop.lora_files import open_lora
+from course_utils.interop.lora_files import load_shipped_lora
 from course_utils.recipes import xp7
-from course_utils.recipes.stable_diffusion import bypassed
+from course_utils.recipes.latent_base import lora_unet
 from course_utils.systems.stable_diffusion import LATENT, make_unet, open_stable_diffusion
 from course_utils.training import train
 
 STEPS, BATCH = 150, 12  # of every training: the same for all, so that they compare
-RATES = {False: 8e-4, True: 4e-3}  # all weights; a bypass, which starts from nothing
+RATES = {False: 8e-4, True: 4e-3}  # all weights; a LoRA branch, which starts from nothing
 PLACES = ("blue sky and grass", "snow", "light green background", "night sky")  # the third is in no teaching picture
 EACH = 4  # drawings a place
 
@@ -35,9 +35,9 @@ def all_weights():
     return checkpoints.load("stable-diffusion", make_unet()).requires_grad_(True)
 
 
-def taught(lora: bool, prior_weight: float) -> torch.nn.Module:
-    """Teach XP7 to all weights or to a bypass, with or without the prior; always from the same start and data."""
-    model = bypassed if lora else all_weights
+def train_variant(lora: bool, prior_weight: float) -> torch.nn.Module:
+    """Teach XP7 to all weights or to a LoRA branch, with or without the prior; always from the same start and data."""
+    model = lora_unet if lora else all_weights
     loss = partial(xp7.loss, prior_weight=prior_weight)
     recipe = replace(xp7.RECIPE, model=model, loss=loss, batch_size=BATCH, lr=RATES[lora])
     *_, last = islice(train(recipe, minutes=60), STEPS)  # the steps end it, not the minutes
@@ -51,10 +51,11 @@ def evaluate_subject(folder: str | Path | None = None,
     The naive ways give the prior no weight. It takes about four minutes of two cores.
     """
     system, report = open_stable_diffusion(), progress or (lambda done, total: None)
-    shipped = bypassed()
-    set_adapter(shipped, *open_lora("xp7", folder))
-    ways = {"base": lambda: system.unet, "naive": lambda: taught(False, 0.0), "DreamBooth": lambda: taught(False, 1.0),
-            "LoRA": lambda: taught(True, 0.0), "DreamBooth + LoRA": lambda: taught(True, 1.0),
+    shipped = lora_unet()
+    set_adapter(shipped, *load_shipped_lora("xp7", folder))
+    ways = {"base": lambda: system.unet, "naive": lambda: train_variant(False, 0.0),
+            "DreamBooth": lambda: train_variant(False, 1.0),
+            "LoRA": lambda: train_variant(True, 0.0), "DreamBooth + LoRA": lambda: train_variant(True, 1.0),
             f"shipped, {checkpoints.card('xp7', folder)['steps']} steps": lambda: shipped}  # fmt: skip
     rows = {}
     for done, (name, make) in enumerate(ways.items()):
@@ -67,7 +68,7 @@ def evaluate_subject(folder: str | Path | None = None,
 def judge(system) -> dict[str, float]:
     """Draw XP7 and cars in the same places, and let the evaluator compare them with unseen pictures of XP7."""
     asked = [f"XP7 car, {place}" for place in PLACES for _ in range(EACH)]
-    wanted = {"background": [place.removesuffix(" background") for place in PLACES for _ in range(EACH)]}
+    targets = {"background": [place.removesuffix(" background") for place in PLACES for _ in range(EACH)]}
     net = checkpoints.load("perceptual", FeatureNet())
 
     def drawn(prompts, seed):
@@ -76,4 +77,4 @@ def judge(system) -> dict[str, float]:
         return system.decode(last.xt)
 
     subject, kind = drawn(asked, 14), drawn([text.replace("XP7 ", "") for text in asked], 15)
-    return fidelity(load_evaluator(), net, subject, asked, wanted, kind, to_tensor(load_xp7("unseen").pictures))
+    return fidelity(load_evaluator(), net, subject, asked, targets, kind, to_tensor(load_xp7("unseen").pictures))

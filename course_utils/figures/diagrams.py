@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from course_utils.figures.plotting import AXIS, DATA, FACE, INK, LATENT, MODEL, TEXT, WIDTH, labelled_axes, numbers
+from course_utils.figures.plotting import AXIS, DATA, FACE, INK, LATENT, MODEL, TEXT, WIDTH, labelled_axes, to_numpy
 
 
 def canvas(width, height, title=None):
@@ -89,7 +89,7 @@ def unet_diagram(unet, size=32, title="The U-Net: side, channels, residual block
 def plot_heatmap(matrix, xlabels=None, ylabels=None, title=None, xlabel="", ylabel="", values=None,
                  limits=None) -> Figure:
     """Draw a matrix as coloured squares (attention, similarity); values="{:.2f}" also writes the numbers."""
-    m = numbers(matrix)
+    m = to_numpy(matrix)
     ax = labelled_axes(title, xlabel, ylabel, min(5.5, max(2.6, WIDTH * 0.75 * m.shape[0] / m.shape[1] + 1.0)))
     low, high = limits or (m.min(), m.max())
     image = ax.imshow(m, cmap="cividis", vmin=low, vmax=high)  # cividis: even steps for colour-blind readers too

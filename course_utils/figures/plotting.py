@@ -52,7 +52,7 @@ def to_pictures(pictures, limits=(-1.0, 1.0)) -> list[np.ndarray]:
     """
     if isinstance(pictures, (list, tuple)):
         return [one for each in pictures for one in to_pictures(each, limits)]
-    whole, x = "uint8" in str(pictures.dtype), numbers(pictures)
+    whole, x = "uint8" in str(pictures.dtype), to_numpy(pictures)
     if x.ndim == 2 or (x.ndim == 3 and x.shape[0] not in (1, 3, 4) and x.shape[-1] not in (1, 3, 4)):
         x = x[..., None]  # grey pictures without a channel axis
     x = x[None] if x.ndim == 3 else x
@@ -128,7 +128,7 @@ def show_rows(rows: dict, column_labels=None, title=None, scale=1.0, nearest=Tru
     return _grid(cells, columns, title, None, list(rows), column_labels, scale, nearest)
 
 
-def numbers(values) -> np.ndarray:
+def to_numpy(values) -> np.ndarray:
     """Tensors, lists and arrays alike as a NumPy array."""
     return np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)
 
@@ -150,7 +150,7 @@ def plot_lines(x, series: dict, xlabel="", ylabel="", title=None, logx=False, lo
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     for (label, spec), default in zip(series.items(), CYCLE * 9, strict=False):
         y, color, style = (*spec, "-")[:3] if isinstance(spec, tuple) else (spec, default, "-")
-        ax.plot(numbers(x), numbers(y), style, color=color, label=label)
+        ax.plot(to_numpy(x), to_numpy(y), style, color=color, label=label)
     if direct_labels and len(series) <= 4:
         _label_ends(ax)
     elif len(series) > 1:
@@ -175,7 +175,7 @@ def plot_points(frames, titles=None, title=None, color=DATA, limit=None) -> Figu
 
     frames: list of (N, 2), or of {color: (N, 2)} to lay clouds over each other; limit: half the side shown.
     """
-    clouds = [{c: numbers(xy) for c, xy in (f if isinstance(f, dict) else {color: f}).items()} for f in frames]
+    clouds = [{c: to_numpy(xy) for c, xy in (f if isinstance(f, dict) else {color: f}).items()} for f in frames]
     limit = limit or 1.08 * max(np.abs(xy).max() for cloud in clouds for xy in cloud.values())
     side, tick = min(2.6, WIDTH / len(clouds)), float(f"{limit / 1.2:.1g}")
     fig, axes = plt.subplots(1, len(clouds), figsize=(max(side * len(clouds), 3), side + 0.75), sharey=True,
@@ -190,19 +190,9 @@ def plot_points(frames, titles=None, title=None, color=DATA, limit=None) -> Figu
     return fig
 
 
-def plot_histogram(series: dict, xlabel="", title=None, bins=60, density=True, ax=None) -> Figure:
-    """Draw histograms over each other; series: label -> values, or (values, color)."""
-    ax = labelled_axes(title, xlabel, "density" if density else "count", ax=ax)
-    for (label, spec), default in zip(series.items(), CYCLE, strict=False):
-        values, color = spec if isinstance(spec, tuple) else (spec, default)
-        ax.hist(numbers(values).ravel(), bins=bins, density=density, color=color, alpha=0.55, label=label)
-    ax.legend()
-    return ax.figure
-
-
 def plot_loss(steps, loss, band=None, title="Loss by step", ylabel="loss") -> Figure:
     """Draw a loss curve; band = (low, high) shades where the end of a normal run lies."""
-    steps, loss = numbers(steps), numbers(loss)
+    steps, loss = to_numpy(steps), to_numpy(loss)
     smooth = np.convolve(np.pad(loss, (15, 15), mode="edge"), np.ones(31) / 31, "valid")  # one batch's loss jumps
     ax = labelled_axes(title, "step", ylabel)
     ax.plot(steps, loss, color=MODEL, alpha=0.3, linewidth=1)

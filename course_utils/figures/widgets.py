@@ -40,7 +40,7 @@ def _show(figure, handle=None):
     return (handle.update(figure) or handle) if handle else display(figure, display_id=True)
 
 
-def start(control):
+def initial_value(control):
     """The value a control starts with: a range in its middle, choices at the first, anything else at itself."""
     if isinstance(control, tuple):
         low, high, *step = control
@@ -57,7 +57,7 @@ def _widgets(controls: dict) -> dict:
 
     made = dict(zip(controls, interactive(lambda **_: None, **controls).children, strict=False))  # the last is output
     for name, widget in made.items():
-        widget.value, widget.style = start(controls[name]), {"description_width": "initial"}
+        widget.value, widget.style = initial_value(controls[name]), {"description_width": "initial"}
         if hasattr(widget, "continuous_update"):
             widget.continuous_update = False  # a drawing takes up to a second
     return made
@@ -69,7 +69,7 @@ def explore(draw: Callable, **controls) -> None:
     draw: pure function returning a Figure. controls: (low, high), (low, high, step), a list or dict of choices, a bool,
     or an ipywidget. Without a front-end: the figure at the starting values and one line. Built in notebook 01.
     """
-    values = {name: start(control) for name, control in controls.items()}
+    values = {name: initial_value(control) for name, control in controls.items()}
     if not has_front_end():
         print("(Open the notebook in JupyterLab to move the sliders; this is the figure at their start.)")
         _show(draw(**values))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.objectives import diffusion_loss, sample_timesteps
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.z)
 
-    def draw(self, n, generator):
+    def sample_batch(self, n, generator):
         """Return n of the examples, drawn with replacement."""
         index = torch.randint(len(self), (n,), generator=generator)
         return Examples(self.z[index], self.context[index])
@@ -38,16 +38,18 @@ class Examples:
 
 def draw_pairs(instance, prior, n, generator):
     """Return one batch of 2n Examples: n of the subject, then n of its class. Built in notebook 10."""
-    first, second = instance.draw(n, generator), prior.draw(n, generator)
+    first, second = instance.sample_batch(n, generator), prior.sample_batch(n, generator)
     return Examples(torch.cat([first.z, second.z]), torch.cat([first.context, second.context]))
 
 
-def dreambooth_loss(network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, noisier=1.0):
+def dreambooth_loss(
+    network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, timestep_power=1.0
+):
     """Return L_instance + prior_weight * L_prior, a scalar, over one batch in a single pass through the network.
 
     network(zt, t, context=...) -> like zt; pairs: 2n Examples, the first half the subject's, the second the class's;
-    prior_weight: 1 in the paper, 0 gives the class no say; noisier: steps are t = T u^noisier with u even in [0, 1), so
-    below 1 the noisy ones come more often. Raises ValueError for an odd number of examples or a weight below 0.
+    prior_weight: 1 in the paper, 0 gives the class no say; timestep_power: see `sample_timesteps`. Raises ValueError
+    for an odd number of examples or a weight below 0.
     Ruiz et al. 2023 (DreamBooth), section 3.3. Built in notebook 10.
     """
     if len(pairs) % 2 or not prior_weight >= 0:
@@ -55,8 +57,7 @@ def dreambooth_loss(network, pairs, schedule, prediction="eps", generator=None, 
                          f"{prior_weight!r}")  # fmt: skip
     half = torch.ones(len(pairs) // 2, device=pairs.z.device)
     weight = 2 * torch.cat([half, prior_weight * half])  # the mean over 2n halves each mean over n
-    u = torch.rand(len(pairs), generator=generator, dtype=torch.float64)  # float32 could round up to T
-    t = (schedule.num_steps * u**noisier).long()
+    t = sample_timesteps(len(pairs), schedule.num_steps, timestep_power, generator)
     return diffusion_loss(
         network, pairs.z, schedule, prediction, generator, lambda t: weight, t, context=pairs.context
     )

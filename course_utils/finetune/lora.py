@@ -1,4 +1,4 @@
-"""LoRA: the trained weights stay as they are, and beside each runs a bypass of two small matrices that learn.
+"""LoRA: the trained weights stay as they are, and beside each runs a LoRA branch of two small matrices that learn.
 
     x ──┬──► base layer, frozen: W x ──────────────────────────┐
         └──► lora_A: C_in -> r ──► lora_B: r -> C_out ──► α/r ──┴─(+)──► y
@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what diffusers trains when nothing is said
-WIDE = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "time_emb_proj", "conv1", "conv2")
+ALL_TARGETS = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "time_emb_proj", "conv1", "conv2")
 
 
 # ------------------------------------------------------------------ one layer
 class LoRALayer(nn.Module):
-    """A frozen layer and the bypass beside it, base_layer(x) + alpha / rank * lora_B(lora_A(x)).
+    """A frozen layer and the branch beside it, base_layer(x) + alpha / rank * lora_B(lora_A(x)).
 
     lora_A begins Gaussian with standard deviation 1 / rank, lora_B zero, so that nothing changes at first. While
-    `merged`, the bypass lies within the base layer's weight and is not run. alpha: None takes the rank, scale 1.
+    `merged`, the branch lies within the base layer's weight and is not run. alpha: None takes the rank, scale 1.
     Hu et al. 2021 (LoRA), section 4.1. Built in notebook 11.
     """
 
@@ -28,7 +28,7 @@ class LoRALayer(nn.Module):
             raise ValueError(f"the rank must be at least 1, not {rank!r}")
         self.base_layer, self.merged = base_layer, False
         like = {"bias": False, "device": base_layer.weight.device, "dtype": base_layer.weight.dtype}
-        self.lora_A, self.lora_B = self.make_bypass(base_layer, rank, **like)
+        self.lora_A, self.lora_B = self.make_branch(base_layer, rank, **like)
         self.scale = 1.0 if alpha is None else alpha / rank
         with torch.no_grad():
             self.lora_A.weight.copy_(torch.randn(self.lora_A.weight.shape, generator=generator) / rank)
@@ -46,7 +46,7 @@ class LoRALayer(nn.Module):
         self.scale = 1.0 if alpha is None else alpha / len(A)
 
     def delta(self):
-        """Return what the bypass adds to the base layer's weight, and like it: alpha / rank * B A."""
+        """Return what the branch adds to the base layer's weight, and like it: alpha / rank * B A."""
         A, B = self.lora_A.weight, self.lora_B.weight
         return self.scale * (B.flatten(1) @ A.flatten(1)).view_as(self.base_layer.weight)
 
@@ -54,7 +54,7 @@ class LoRALayer(nn.Module):
 class LoRALinear(LoRALayer):
     """A `LoRALayer` around a linear layer: (..., C_in) -> (..., C_out). Built in notebook 11."""
 
-    def make_bypass(self, base, rank, **like):
+    def make_branch(self, base, rank, **like):
         return nn.Linear(base.in_features, rank, **like), nn.Linear(rank, base.out_features, **like)
 
     def set_rank(self, rank):
@@ -64,7 +64,7 @@ class LoRALinear(LoRALayer):
 class LoRAConv2d(LoRALayer):
     """A `LoRALayer` around a convolution: lora_A looks at k x k pixels, lora_B at one. Built in notebook 11."""
 
-    def make_bypass(self, base, rank, **like):
+    def make_branch(self, base, rank, **like):
         A = nn.Conv2d(base.in_channels, rank, base.kernel_size, base.stride, base.padding, base.dilation, **like)
         return A, nn.Conv2d(rank, base.out_channels, 1, **like)
 
@@ -77,14 +77,14 @@ KINDS = {nn.Linear: LoRALinear, nn.Conv2d: LoRAConv2d}
 
 # ------------------------------------------------------------------ a whole network
 def inject(network, targets=ATTENTION, rank=4, alpha=None, generator=None):
-    """Freeze a network, put a bypass beside every layer whose name ends like a target, and return their names.
+    """Freeze a network, put a LoRA branch beside every layer whose name ends like a target, and return their names.
 
     targets: one or several parts at the end of module names; generator: for the A's. Raises ValueError where a target
-    fits no linear layer or convolution, or the network has bypasses already. Built in notebook 11.
+    fits no linear layer or convolution, or the network has LoRA branches already. Built in notebook 11.
     """
     targets = (targets,) if isinstance(targets, str) else targets
     if lora_layers(network):
-        raise ValueError("this network has bypasses already: remove(network) takes them away")
+        raise ValueError("this network has LoRA branches already: unload(network) takes them away")
     layers = {name: layer for name, layer in network.named_modules() if type(layer) in KINDS}
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
@@ -97,7 +97,7 @@ def inject(network, targets=ATTENTION, rank=4, alpha=None, generator=None):
 
 
 def lora_layers(network):
-    """Return {name: LoRALayer} of the bypasses in a network."""
+    """Return {name: LoRALayer} of the branches in a network."""
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoRALayer)}
 
 
@@ -116,8 +116,8 @@ def lora_state(network):
             for name, layer in lora_layers(network).items() for part in parts}  # fmt: skip
 
 
-def remove(network):
-    """Take every bypass away and return the network; what is merged stays, and what is frozen. Built in notebook 11."""
+def unload(network):
+    """Take every branch away and return the network; what is merged stays, and what is frozen. Built in notebook 11."""
     for name, layer in lora_layers(network).items():
         network.set_submodule(name, layer.base_layer)
     return network
@@ -125,7 +125,7 @@ def remove(network):
 
 @torch.no_grad()
 def merge(network):
-    """Add every bypass to the weight beside it: the same answers, without a detour. Returns the network.
+    """Add every branch to the weight beside it: the same answers, without a detour. Returns the network.
 
     LoRA, section 4.1: W = W0 + B A alpha / r. Built in notebook 11.
     """
@@ -138,7 +138,7 @@ def merge(network):
 
 @torch.no_grad()
 def unmerge(network):
-    """Subtract every merged bypass again, up to rounding, and return the network. Built in notebook 11."""
+    """Subtract every merged branch again, up to rounding, and return the network. Built in notebook 11."""
     for layer in lora_layers(network).values():
         if layer.merged:
             layer.base_layer.weight -= layer.delta()
@@ -147,7 +147,7 @@ def unmerge(network):
 
 
 # ------------------------------------------------------------------ exchanging what was learned
-def pairs(state):
+def lora_factors(state):
     """Return {layer: (A, B)} of a state. Raises ValueError where one of the two is missing or ranks disagree."""
     layers = {key.rpartition(".lora_")[0] for key in state}
     if not state or {f"{layer}.lora_{part}.weight" for layer in layers for part in "AB"} != set(state):
@@ -159,8 +159,8 @@ def pairs(state):
     return found
 
 
-def plain_layer(network, name):
-    """Return the linear layer or convolution of that name, without its bypass, or raise ValueError."""
+def base_layer(network, name):
+    """Return the linear layer or convolution of that name, without its branch, or raise ValueError."""
     try:
         layer = network.get_submodule(name)
     except AttributeError:
@@ -175,15 +175,15 @@ def plain_layer(network, name):
 def set_adapter(network, state, alpha=None):
     """Put this LoRA, of any rank, in place of whichever the network has, and return the names of its layers.
 
-    alpha: None takes each layer's rank. Merged bypasses are subtracted first. Raises ValueError, and changes nothing,
+    alpha: None takes each layer's rank. Merged branches are subtracted first. Raises ValueError, and changes nothing,
     where the state names a layer that the network lacks or that has another shape. Built in notebook 11.
     """
-    fitting, current = pairs(state), lora_layers(network)
+    fitting, current = lora_factors(state), lora_layers(network)
     for name, (A, B) in fitting.items():
-        C_out, *rest = plain_layer(network, name).weight.shape
+        C_out, *rest = base_layer(network, name).weight.shape
         if (len(B), list(A.shape[1:]), B[0].numel()) != (C_out, rest, len(A)):
             raise ValueError(f"this LoRA was made for another network: {name} has other shapes here")
-    remove(unmerge(network)).requires_grad_(False)
+    unload(unmerge(network)).requires_grad_(False)
     for name, (A, B) in fitting.items():
         base = network.get_submodule(name)
         layer = current.get(name) or KINDS[type(base)](base, len(A))
@@ -192,14 +192,14 @@ def set_adapter(network, state, alpha=None):
     return list(fitting)
 
 
-def mix(weighted):
+def weighted_sum(weighted):
     """Return the state of a LoRA whose effect is the weighted sum of several; its rank is the sum of theirs.
 
     weighted: [(state, weight), ...], each with alpha = rank (else multiply its weight by alpha / rank); weights may be
     negative, and a layer that only some know is kept. A is stacked, B weighted and put side by side.
     Built in notebook 11.
     """
-    found = [(pairs(state), weight) for state, weight in weighted]
+    found = [(lora_factors(state), weight) for state, weight in weighted]
     layers = dict.fromkeys(layer for state, _ in found for layer in state)
     mixed = {}
     for layer in layers:

@@ -6,16 +6,16 @@ import torch.nn.functional as F
 from course_utils.generator.schedules import add_noise
 
 
-def beside(model, extra):
-    """Return a model that also sees `extra` (B, E, H, W), laid beside the noisy latent as further channels.
+def concat_condition(model, cond_channels):
+    """Return a model that also sees `cond_channels` (B, E, H, W), laid beside the noisy latent as further channels.
 
     model takes (B, C + E, H, W); what comes back takes (B, C, H, W), or (2B, ...) when guidance asks twice.
     LDM, section 3.3, concatenation. Built in notebook 06.
     """
 
     def answer(zt, t, **conditions):
-        copies = len(zt) // len(extra)
-        return model(torch.cat([zt, extra.repeat(copies, 1, 1, 1)], dim=1), t, **conditions)
+        copies = len(zt) // len(cond_channels)
+        return model(torch.cat([zt, cond_channels.repeat(copies, 1, 1, 1)], dim=1), t, **conditions)
 
     return answer
 
@@ -25,7 +25,7 @@ def shrink_mask(mask, size):
     return F.interpolate(mask, size=size)
 
 
-def keep_known(zt, known, eps, mask, t, schedule):
+def blend_known(zt, known, eps, mask, t, schedule):
     """Put the known picture, noised to step t, back wherever the mask says keep; in place, for a sampler's state.
 
     zt, known, eps: (B, C, h, w), eps the same noise at every step; mask: (B, 1, h, w), 1 where to draw anew, 0 where to

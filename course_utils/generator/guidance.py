@@ -6,7 +6,7 @@ Any callable (xt, t, context, context_mask) -> prediction will do; what comes ba
 import torch
 
 
-def combine(uncond, cond, scale):
+def apply_guidance(uncond, cond, scale):
     """Go from the answer without text towards and past the one with it: uncond + scale * (cond - uncond).
 
     scale: 1 is off, 0 ignores the text. Ho and Salimans 2022, eq. 6, whose w is scale - 1. Built in notebook 04.
@@ -14,7 +14,7 @@ def combine(uncond, cond, scale):
     return uncond + scale * (cond - uncond)
 
 
-def drop(context_mask, probability, generator):
+def drop_caption(context_mask, probability, generator):
     """Hide all tokens but the first of some rows of a mask (B, L), so that the network learns to draw without text.
 
     The start mark stays: it has seen no word, and attention needs something to look at. Built in notebook 04.
@@ -36,16 +36,16 @@ def guided(model, context, context_mask, scale, negative=None, negative_mask=Non
     if negative is None:
         negative, negative_mask = context, torch.zeros_like(context_mask)
         negative_mask[:, 0] = True
-    both, mask = stack(negative, context), stack(negative_mask, context_mask)
+    both, mask = pad_and_cat(negative, context), pad_and_cat(negative_mask, context_mask)
 
     def answer(xt, t):
         pred = model(torch.cat([xt, xt]), torch.cat([t, t]), context=both, context_mask=mask)
-        return combine(*pred.chunk(2), scale)
+        return apply_guidance(*pred.chunk(2), scale)
 
     return answer
 
 
-def stack(first, second):
+def pad_and_cat(first, second):
     """Join two batches of texts (B, L, ...) of different lengths, the shorter filled with zeros."""
     length = max(first.shape[1], second.shape[1])
     padded = [torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1) for x in (first, second)]

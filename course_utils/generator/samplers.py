@@ -1,7 +1,7 @@
 """From noise to picture: samplers walk back through the steps and show every state on the way.
 
 A sampler knows no network: `model` is any callable (xt, t) -> prediction. All have one signature and are generators,
-so a loop over one sees each step, and `draw` runs one to its end.
+so a loop over one sees each step, and `sample` runs one to its end.
 """
 
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def solver_timesteps(steps, num_train_steps=1000, spacing="trailing"):
     return timesteps(steps + 1, num_train_steps, spacing)[:-1]
 
 
-def pairs(table):
+def step_pairs(table):
     """Yield (t, the t that follows) along a table of steps; after the last comes -1, the clean picture."""
     table = table.tolist()
     yield from zip(table, [*table[1:], -1], strict=True)
@@ -92,7 +92,7 @@ def ddpm(
     if variance not in ("fixed_small", "fixed_large"):
         raise ValueError(f"unknown variance {variance!r}: choose fixed_small or fixed_large")
     xt, table = xT, timesteps(steps or schedule.num_steps, schedule.num_steps, spacing)
-    for step, (t, t_next) in enumerate(pairs(table), start=1):
+    for step, (t, t_next) in enumerate(step_pairs(table), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         alpha = alpha_bar / alpha_bar_next  # one alpha, or the product of those that a stride skips
         ts = torch.full((len(xt),), t, device=xt.device)
@@ -122,7 +122,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be between 0 and 1, not {eta!r}")
     xt, table = xT, timesteps(steps, schedule.num_steps, spacing)
-    for step, (t, t_next) in enumerate(pairs(table), start=1):
+    for step, (t, t_next) in enumerate(step_pairs(table), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         ts = torch.full((len(xt),), t, device=xt.device)
         pred = model(xt, ts)
@@ -148,7 +148,7 @@ def dpmpp_2m(
     first and last step of first order. Built in notebook 03.
     """
     xt, x0_before, h_before = xT, None, None
-    for step, (t, t_next) in enumerate(pairs(solver_timesteps(steps, schedule.num_steps, spacing)), start=1):
+    for step, (t, t_next) in enumerate(step_pairs(solver_timesteps(steps, schedule.num_steps, spacing)), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         ts = torch.full((len(xt),), t, device=xt.device)
         x0 = to_x0(model(xt, ts), xt, ts, schedule, prediction)
@@ -164,7 +164,7 @@ def dpmpp_2m(
         yield State(step, t, xt, x0)
 
 
-def draw(sampler, model, xT, schedule, **options):
+def sample(sampler, model, xT, schedule, **options):
     """Run a sampler to its end and return the pictures (B, ...). options: those of the sampler."""
     state = None
     with torch.inference_mode():

@@ -46,7 +46,7 @@ def to_pipeline(system, size=64):
     )  # fmt: skip
 
 
-def fill(theirs, ours):
+def load_weights(theirs, ours):
     """Load the weights of our module strictly into its peer, and return that, in eval mode."""
     theirs.load_state_dict(ours.state_dict())
     return theirs.eval()
@@ -63,7 +63,7 @@ def to_text_encoder(ours, tokenizer):
         max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=ours.eos_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    return fill(transformers.CLIPTextModel(config), ours)
+    return load_weights(transformers.CLIPTextModel(config), ours)
 
 
 def to_unet(ours, size):
@@ -82,7 +82,7 @@ def to_unet(ours, size):
         layers_per_block=len(ours.down_blocks[0].resnets), norm_num_groups=ours.conv_norm_out.num_groups,
         cross_attention_dim=text.to_k.in_features, attention_head_dim=text.num_heads, **added,
     )  # fmt: skip  # attention_head_dim means the number of heads
-    return fill(theirs, ours)
+    return load_weights(theirs, ours)
 
 
 def to_vae(ours, size, scale):
@@ -97,7 +97,7 @@ def to_vae(ours, size, scale):
         down_block_types=["DownEncoderBlock2D"] * len(levels), up_block_types=["UpDecoderBlock2D"] * len(levels),
         layers_per_block=len(levels[0].resnets), norm_num_groups=ours.encoder.conv_norm_out.num_groups,
     )  # fmt: skip
-    return fill(theirs, ours)
+    return load_weights(theirs, ours)
 
 
 def to_scheduler(system):
@@ -159,7 +159,7 @@ def make_vae(config):
                config.get("norm_num_groups", 32), config["in_channels"])  # fmt: skip
 
 
-def read_walk(config):
+def scheduler_options(config):
     """Return what a scheduler's configuration says of a walk: {"schedule", "prediction", "spacing", "offset"}."""
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:

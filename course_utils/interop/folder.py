@@ -122,7 +122,7 @@ def open_folder(folder, device=None):
     modules = [fill(module, folder / part, device) for part, module in parts]
     scale = vae.get("scaling_factor", 0.18215)  # the first configurations leave it out
     tokenize = read_tokenizer(folder, text["max_position_embeddings"])
-    return StableDiffusion(*modules, scale, tokenize, **diffusers.read_walk(scheduler))
+    return StableDiffusion(*modules, scale, tokenize, **diffusers.scheduler_options(scheduler))
 
 
 def open_remote(repository=REPOSITORY, revision=REVISION, device=None):

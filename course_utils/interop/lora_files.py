@@ -1,7 +1,7 @@
 """LoRA files: what diffusers, peft and kohya's scripts write is read here, and what is written here opens there.
 
     state, alpha ──► save_lora(path, ..., form) ──► one .safetensors file, or a folder for peft
-    any of them  ──► load_lora(path) ──► state, alpha ──► finetune.lora.set_adapter(network, state, alpha)
+    any of them  ──► read_lora(path) ──► state, alpha ──► finetune.lora.set_adapter(network, state, alpha)
 
 All hold the same matrices under different names, and each says α in another place: in the file's metadata (diffusers),
 in a tensor for each layer (kohya), in adapter_config.json (peft), or nowhere (old diffusers: α is the rank).
@@ -16,7 +16,7 @@ import torch
 from course_utils import checkpoints
 from course_utils.checkpoints import write_atomically
 from course_utils.errors import CheckpointError
-from course_utils.finetune.lora import pairs
+from course_utils.finetune.lora import lora_factors, merge, set_adapter
 
 FORMS = ("diffusers", "peft", "kohya", "attn_procs")
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps peft's configuration, in the file itself
@@ -70,7 +70,7 @@ def write_tensors(path, tensors, metadata, dtype):
 
 def adapter_config(state, alpha):
     """Return what peft must know of a state, as its LoraConfig says it."""
-    ranks = {layer: len(A) for layer, (A, _) in pairs(state).items()}
+    ranks = {layer: len(A) for layer, (A, _) in lora_factors(state).items()}
     rank = max(ranks.values())
     others = {layer: r for layer, r in ranks.items() if r != rank}
     return {
@@ -86,7 +86,7 @@ def old_names(state, alpha, kohya):
     The latter know no α, so it is folded into B. Kohya's α is the same for all layers, B scaled where ranks differ:
     diffusers overlooks the α of attention where they are many.
     """
-    tensors, layers = {}, pairs(state)
+    tensors, layers = {}, lora_factors(state)
     shared = max(len(A) for A, _ in layers.values()) if alpha is None else alpha
     for layer, (A, B) in layers.items():
         if kohya:
@@ -100,15 +100,16 @@ def old_names(state, alpha, kohya):
 
 
 # ------------------------------------------------------------------ reading
-def open_lora(name, folder=None):
-    """Return a shipped LoRA as (state, alpha). Raises CheckpointError when it is missing or damaged.
+def load_shipped_lora(name, folder=None):
+    """Return a shipped LoRA as (state, alpha). Raises CheckpointError when it is missing, damaged or of another U-Net.
 
     Built in notebook 11.
     """
-    return load_lora(checkpoints.check(name, folder))
+    checkpoints.parent_folder(name, "stable-diffusion", folder)
+    return read_lora(checkpoints.check(name, folder))
 
 
-def load_lora(path):
+def read_lora(path):
     """Read a LoRA for the U-Net, in whichever form, and return (state, alpha) in float32.
 
     path: a .safetensors file, or the folder that peft or diffusers wrote. Whatever α the file gives its layers is
@@ -125,7 +126,7 @@ def load_lora(path):
         else:
             state[f"{layer}.{part}.weight"] = value.float()
     try:
-        layers = pairs(state)
+        layers = lora_factors(state)
     except ValueError as error:
         raise CheckpointError(f"{path.name}: {error}") from None
     for layer, (A, B) in layers.items():
@@ -135,6 +136,17 @@ def load_lora(path):
         state[f"{layer}.lora_B.weight"] = B if scale == 1 else scale * B
     ranks = {len(A) for A, _ in layers.values()}
     return state, ranks.pop() if len(ranks) == 1 else None
+
+
+def lora_adapter(lora):
+    """Return a function that merges a LoRA into a U-Net: a shipped one by its name, or whatever lies at a path."""
+
+    def adapt(unet):
+        shipped = str(lora) in checkpoints.available() and not Path(lora).exists()
+        set_adapter(unet, *(load_shipped_lora(lora) if shipped else read_lora(lora)))
+        merge(unet)
+
+    return adapt
 
 
 def find_file(path):

@@ -221,17 +221,18 @@ plt.show()
 # %% slideshow={"slide_type": "-"}
 from course_utils.generator.samplers import ddim
 from course_utils.recipes import noise_predictor as recipe
+from course_utils.systems.stage import start_noise
 
 model = checkpoints.load("noise-predictor", recipe.model())
-xT = generate.start_noise(seed=0, count=1, size=recipe.SIZE)                        # (1, 3, 32, 32)
+xT = start_noise(seed=0, count=1, shape=(3, recipe.SIZE, recipe.SIZE))              # (1, 3, 32, 32)
 states = list(ddim(model, xT, recipe.SCHEDULE, steps=50, prediction=recipe.PREDICTION))
 
 # %% slideshow={"slide_type": "-"}
 before = [xT, *(state.xt for state in states)]          # what the network saw at looks 1 ... 50, and the result
-looks = [0, 8, 16, 24, 32, 40, 46]
-film = {"what it is given": [before[i][0] for i in looks] + [before[-1][0]],
-        "its guess": [states[i].x0[0] for i in looks] + [states[-1].x0[0]]}
-plotting.show_rows(film, [f"look {i + 1}" for i in looks] + ["result"], "From noise to a drawing, a little at a time")
+calls = [0, 8, 16, 24, 32, 40, 46]
+film = {"what it is given": [before[i][0] for i in calls] + [before[-1][0]],
+        "its guess": [states[i].x0[0] for i in calls] + [states[-1].x0[0]]}
+plotting.show_rows(film, [f"look {i + 1}" for i in calls] + ["result"], "From noise to a drawing, a little at a time")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -343,32 +344,36 @@ for path in here.values():
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The pictures we learn from
 #
-# Emoji: small, clear at a glance, named in two languages, and free to use. Each thing is drawn in four styles.
+# Emoji: small, clear at a glance, named in two languages, and free to use. Eight artists' styles draw the same things, though
+# not every style has every thing.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.data import STYLES, load_emoji
+from course_utils.data import FLAT_STYLES, STYLES, load_emoji
 
-WANTED = ("butterfly", "hamburger", "cat face", "rocket")
+WANTED = ("panda", "cat face", "penguin", "octopus", "rose", "hamburger", "birthday cake", "automobile", "rocket", "guitar")
 emoji = load_emoji(size=64, styles=STYLES, split="all")
+where = {(m["concept"], m["style"]): i for i, m in enumerate(emoji.meta)}
 rows = {}
 for concept in WANTED:
-    chosen = emoji.select([name == concept for name in emoji.column("concept")])
-    rows[f"{chosen.meta[0]['name_en']} {chosen.meta[0]['name_zh']}"] = list(chosen.on_white())
-plotting.show_rows(rows, STYLES, "Four things in four styles", scale=0.85)
+    index = [where[concept, style] for style in STYLES]
+    rows[f"{concept} {emoji.meta[index[0]]['name_zh']}"] = list(emoji.select(index).on_white())
+plotting.show_rows(rows, STYLES, "Ten things in eight styles", scale=0.9)
 plt.show()
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
-print(f"{len(set(emoji.column('concept'))):,} things × {len(STYLES)} styles = {len(emoji):,} pictures")
+print(f"{len(set(emoji.column('concept'))):,} things in up to {len(STYLES)} styles: {len(emoji):,} pictures")
 print("shape of all of them, with transparency:", emoji.rgba.shape)
 for split in ("train", "test"):
-    print(f"{split}: {len(load_emoji(size=64, split=split)):,} pictures in the styles noto, twemoji, fluent")
+    print(f"{split}: {len(load_emoji(size=64, split=split)):,} pictures in the {len(FLAT_STYLES)} flat styles")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# The fourth style, *3d*, is kept out of training. Notebook 11 teaches it to a finished model.
+# The last style, *3d*, is kept out of training. Notebook 11 teaches it to a finished model. The generators of notebooks 02
+# to 06 learn from the first three; the evaluator, which judges them, from all eight.
 #
-# **Licences in one line:** Noto Emoji Apache-2.0 (Google), Twemoji CC BY 4.0 (Twitter and contributors), Fluent Emoji
-# MIT (Microsoft), names from Unicode CLDR, Unicode License v3; code, text and weights of the course MIT.
+# **Licences in one line:** Noto Emoji, new and old ("blob"), Apache-2.0 (Google); Twemoji CC BY 4.0 (Twitter and
+# contributors); Fluent Emoji MIT (Microsoft); EmojiOne CC BY 4.0; FxEmojis ("firefox") Apache-2.0 (Mozilla); Streamline
+# emojis CC BY 4.0; names from Unicode CLDR, Unicode License v3; code, text and weights of the course MIT.
 # `data/README.md` says what was taken and what was changed.
 #
 # **One limit.** These are icons: one thing, one view, no people. What a model learns here does not carry over to

@@ -985,14 +985,14 @@ check("01-terminal", repair)
 # draws one step per picture, $t\in\{0,\dots,T-1\}$, and Gaussian noise, and returns `(xt, t, eps)`. All randomness
 # comes from the generator, so the same generator state gives the same triple; `xt` keeps the dtype of `x0`.
 #
-# Stuck? `hint("01-triple", 1)`, then 2, then 3.
+# Stuck? `hint("01-training-example", 1)`, then 2, then 3.
 
 # %% slideshow={"slide_type": "skip"}
 def training_triple(x0, alpha_bar, generator):        # (B, C, H, W), (T,), torch.Generator
     raise NotImplementedError                         # -> xt (B, C, H, W), t (B,), eps (B, C, H, W)
 
 # %% slideshow={"slide_type": "skip"}
-check("01-triple", training_triple)
+check("01-training-example", training_triple)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # *Solution of 01.6, folded.*
@@ -1005,7 +1005,7 @@ def training_triple(x0, alpha_bar, generator):
     a = alpha_bar[t].to(x0.dtype).view(-1, 1, 1, 1)
     return a.sqrt() * x0 + (1 - a).sqrt() * eps, t, eps
 
-check("01-triple", training_triple)
+check("01-training-example", training_triple)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ### Think, and try

@@ -49,7 +49,7 @@ plt.show()
 # %% slideshow={"slide_type": "-"}
 import torch
 from course_utils import checkpoints
-from course_utils.generator.samplers import ddim, draw
+from course_utils.generator.samplers import ddim, sample
 from course_utils.recipes import noise_predictor
 
 trained, card = checkpoints.load("noise-predictor", noise_predictor.model()), checkpoints.card("noise-predictor")
@@ -58,7 +58,7 @@ SIZE, KIND, SCHEDULE = noise_predictor.SIZE, noise_predictor.PREDICTION, noise_p
 def gaussian(count, seed):
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
-samples = draw(ddim, trained, gaussian(16, seed=0), SCHEDULE, steps=50, prediction=KIND)
+samples = sample(ddim, trained, gaussian(16, seed=0), SCHEDULE, steps=50, prediction=KIND)
 print(f"the network: {card['parameters']:,} parameters, {card['minutes']:.0f} minutes of training on {card['hardware']}")
 plotting.show_pictures(samples, columns=8, title="Sixteen noises, sixteen drawings, none left out")
 plt.show()
@@ -81,9 +81,9 @@ import torch.nn.functional as F
 from torch import nn
 from collections.abc import Iterator
 from course_utils.checks.core import check, hint
-from course_utils.data import load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.generator.objectives import diffusion_loss, to_eps, to_x0
-from course_utils.generator.samplers import State, alpha_bar_at, ddpm, noise_like, pairs, timesteps
+from course_utils.generator.samplers import State, alpha_bar_at, ddpm, noise_like, step_pairs, timesteps
 from course_utils.generator.schedules import Schedule, add_noise, make_schedule
 from course_utils.generator.unet import UNet
 
@@ -163,7 +163,7 @@ def compare_walks(net):
     t = torch.full((len(points),), 900)
     xt = add_noise(points, torch.randn(points.shape, generator=torch.Generator().manual_seed(2)), t, cosine)
     once = to_x0(net(xt, t), xt, t, cosine)                                              # all noise removed at once
-    walk = draw(ddpm, net, torch.randn(points.shape, generator=torch.Generator().manual_seed(3)), cosine, steps=100,
+    walk = sample(ddpm, net, torch.randn(points.shape, generator=torch.Generator().manual_seed(3)), cosine, steps=100,
                 generator=torch.Generator().manual_seed(4))                              # a little, a hundred times
     for name, cloud in (("one guess", once), ("a hundred guesses", walk)):
         print(f"{name}: {(torch.cdist(cloud, points).amin(1) < 0.05).float().mean():.0%} of the dots lie on the face")
@@ -204,7 +204,7 @@ plt.show()
 
 # %% slideshow={"slide_type": "subslide"}
 pictures = noise_predictor.load_pictures()                                               # (N, 3, S, S)
-unseen = to_tensor(load_emoji(SIZE, groups=("smileys-emotion",), split="test").on_white())
+unseen = to_tensor(load_emoji(SIZE, FIRST_STYLES, ("smileys-emotion",), "test").on_white())
 known = torch.cat([pictures, pictures.flip(-1)])                                         # training mirrors half of them
 
 def ideal_x0(xt, t):                                                                     # (B, 3, S, S), (B,)
@@ -223,7 +223,7 @@ def ideal_x0(xt, t):                                                            
 last, first = torch.full((8,), SCHEDULE.num_steps - 1), torch.zeros(8, dtype=torch.long)
 mean_gap = (ideal_x0(gaussian(8, seed=1), last) - known.mean(0)).abs().max()
 same_gap = (ideal_x0(add_noise(pictures[:8], gaussian(8, seed=1), first, SCHEDULE), first) - pictures[:8]).abs().max()
-redrawn = draw(ddim, ideal_x0, gaussian(8, seed=1), SCHEDULE, steps=50, prediction="x0")
+redrawn = sample(ddim, ideal_x0, gaussian(8, seed=1), SCHEDULE, steps=50, prediction="x0")
 copies = torch.cdist(redrawn.flatten(1), known.flatten(1)).amin(1) < 0.1
 print("pictures:", tuple(pictures.shape), "held out:", tuple(unseen.shape))
 print("mean at the last step:", bool(mean_gap < 0.02), "| picture at the first:", bool(same_gap < 1e-3))
@@ -391,7 +391,7 @@ print("error of the picture | of the noise, at t =    5               500       
 for kind, net in tiny_nets.items():
     print(f"{kind:>36s}   " + "   ".join("{:7.4f} | {:7.4f}".format(*errors(kind, net, t)) for t in (5, 500, 980)))
 start = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-rows = {f"asked for {kind}": draw(ddim, net, start, SCHEDULE, steps=50, prediction=kind) for kind, net in tiny_nets.items()}
+rows = {f"asked for {kind}": sample(ddim, net, start, SCHEDULE, steps=50, prediction=kind) for kind, net in tiny_nets.items()}
 print(f"our recipe asks for: {KIND}")
 plotting.show_rows({**rows, "real, 8×8": tiny[::45][:10]}, title="The same noise, three kinds of question", scale=0.7)
 plt.show()
@@ -800,7 +800,7 @@ def ddpm(
     if variance not in ("fixed_small", "fixed_large"):
         raise ValueError(f"unknown variance {variance!r}: choose fixed_small or fixed_large")
     xt, table = xT, timesteps(steps or schedule.num_steps, schedule.num_steps, spacing)
-    for step, (t, t_next) in enumerate(pairs(table), start=1):
+    for step, (t, t_next) in enumerate(step_pairs(table), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         alpha = alpha_bar / alpha_bar_next  # one alpha, or the product of those that a stride skips
         ts = torch.full((len(xt),), t, device=xt.device)
@@ -932,7 +932,7 @@ plt.show()
 
 # %% slideshow={"slide_type": "subslide"}
 start = gaussian(6, seed=0)
-drawn = {name: draw(ddim, net, start, SCHEDULE, steps=25, prediction=KIND)
+drawn = {name: sample(ddim, net, start, SCHEDULE, steps=25, prediction=KIND)
          for name, net in (("live run", live), ("checkpoint", trained))}
 plotting.show_rows({**drawn, "real pictures": pictures[::70][:6]},
                    title=f"The same noise after {60 * LIVE_MINUTES:.0f} seconds and {card['minutes']:.0f} minutes of training",
@@ -990,7 +990,7 @@ plt.show()
 # %%
 def finish(xt, t, steps=25, sampler=ddim, seed=0):
     rest = Schedule.from_beta(SCHEDULE.beta[:t + 1])                                     # the walk from step t to 0
-    return draw(sampler, trained, xt, rest, steps=min(steps, t + 1), prediction=KIND, spacing="trailing",
+    return sample(sampler, trained, xt, rest, steps=min(steps, t + 1), prediction=KIND, spacing="trailing",
                 generator=torch.Generator().manual_seed(seed))
 
 y, x = torch.meshgrid(torch.linspace(1.35, -1.35, SIZE), torch.linspace(-1.35, 1.35, SIZE), indexing="ij")
@@ -1078,7 +1078,7 @@ plt.show()
 
 # %% slideshow={"slide_type": "-"}
 WRONG = "eps" if KIND != "eps" else "v"
-wrong = draw(ddim, trained, start, SCHEDULE, steps=25, prediction=WRONG)
+wrong = sample(ddim, trained, start, SCHEDULE, steps=25, prediction=WRONG)
 plotting.show_rows({f"read as {KIND}": drawn["checkpoint"], f"read as {WRONG}": wrong}, title="One word wrong in the call of the sampler",
                    scale=0.65)
 plt.show()
@@ -1287,7 +1287,7 @@ import time
 rows = {}
 for steps in (5, 20, 100):
     began = time.perf_counter()
-    rows[f"{steps} steps"] = draw(ddpm, trained, gaussian(4, seed=6), SCHEDULE, steps=steps, prediction=KIND,
+    rows[f"{steps} steps"] = sample(ddpm, trained, gaussian(4, seed=6), SCHEDULE, steps=steps, prediction=KIND,
                                   generator=torch.Generator().manual_seed(0))
     seconds = (time.perf_counter() - began) / 4
     print(f"{steps:4d} steps of DDPM: {seconds:.2f} s a picture")

@@ -44,7 +44,7 @@ plt.show()
 # %% slideshow={"slide_type": "-"}
 import torch
 from course_utils import checkpoints
-from course_utils.generator.samplers import ddim, ddpm, dpmpp_2m, draw
+from course_utils.generator.samplers import ddim, ddpm, dpmpp_2m, sample
 from course_utils.recipes import noise_predictor
 
 trained = checkpoints.load("noise-predictor", noise_predictor.model())
@@ -55,7 +55,7 @@ def gaussian(count, seed):
 
 def pictures(sampler, count, seed, steps, **options):
     options = {"spacing": "trailing", "prediction": KIND, "generator": torch.Generator().manual_seed(seed)} | options
-    return draw(sampler, trained, gaussian(count, seed), SCHEDULE, steps=steps, **options)
+    return sample(sampler, trained, gaussian(count, seed), SCHEDULE, steps=steps, **options)
 
 rows = {f"{name} {steps}": pictures(sampler, 5, 11, steps) for name, sampler, steps in (
     ("DDPM", ddpm, 10), ("DDPM", ddpm, 100), ("DDIM", ddim, 10), ("DPM-Solver++", dpmpp_2m, 10))}
@@ -80,7 +80,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from course_utils.checks.core import check, hint
-from course_utils.data import load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.generator.objectives import target, to_eps, to_x0
 from course_utils.generator.schedules import add_noise, make_schedule
 from course_utils.figures.plotting import AXIS, DATA, LATENT, MODEL, NOISE, REFERENCE
@@ -210,7 +210,7 @@ class State:
     x0: torch.Tensor
 
 
-def pairs(table):
+def step_pairs(table):
     table = table.tolist()
     yield from zip(table, [*table[1:], -1], strict=True)
 
@@ -260,7 +260,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be between 0 and 1, not {eta!r}")
     xt, table = xT, timesteps(steps, schedule.num_steps, spacing)
-    for step, (t, t_next) in enumerate(pairs(table), start=1):
+    for step, (t, t_next) in enumerate(step_pairs(table), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         ts = torch.full((len(xt),), t, device=xt.device)
         pred = model(xt, ts)
@@ -358,7 +358,7 @@ def answering(kind):                                                      # the 
         return target(kind, x0, to_eps(x0, xt, t, toy, "x0"), t, toy)
     return answer
 
-ends = {kind: draw(ddim, answering(kind), xT, **plain | {"prediction": kind}) for kind in ("eps", "x0", "v")}
+ends = {kind: sample(ddim, answering(kind), xT, **plain | {"prediction": kind}) for kind in ("eps", "x0", "v")}
 for kind, end in ends.items():
     print(f"{kind:3s}: same end as x0 to 1e-8: {bool((end - ends['x0']).abs().max() < 1e-8)}")
 
@@ -455,7 +455,7 @@ def dpmpp_2m(
     model, xT, schedule, steps=20, prediction="eps", generator=None, clip=True, spacing="trailing",
 ) -> Iterator[State]:  # fmt: skip
     xt, x0_before, h_before = xT, None, None
-    for step, (t, t_next) in enumerate(pairs(solver_timesteps(steps, schedule.num_steps, spacing)), start=1):
+    for step, (t, t_next) in enumerate(step_pairs(solver_timesteps(steps, schedule.num_steps, spacing)), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         ts = torch.full((len(xt),), t, device=xt.device)
         x0 = to_x0(model(xt, ts), xt, ts, schedule, prediction)
@@ -504,7 +504,7 @@ def heun(model, xT, schedule, steps=20, prediction="eps", generator=None, clip=T
     levels = [(1 / alpha_bar_at(schedule, t) - 1) ** 0.5 for t in range(schedule.num_steps)] + [0.0]   # [-1]: clean
     table = timesteps(steps, schedule.num_steps, spacing)
     x = xT / alpha_bar_at(schedule, int(table[0])) ** 0.5
-    for step, (t, t_next) in enumerate(pairs(table), start=1):
+    for step, (t, t_next) in enumerate(step_pairs(table), start=1):
         x0 = guess(x, t)
         slope, move = (x - x0) / levels[t], levels[t_next] - levels[t]
         if t_next >= 0:
@@ -787,13 +787,13 @@ def slerp(a, b, share):
 ends_of_way, shares = gaussian(2, seed=21), torch.linspace(0, 1, 7)
 a, b = (end.expand(7, -1, -1, -1) for end in ends_of_way)
 ways = {"line": a + shares.view(-1, 1, 1, 1) * (b - a), "arc": slerp(a, b, shares)}
-drawn = {f"{name}": draw(dpmpp_2m, trained, x, SCHEDULE, steps=15, prediction=KIND) for name, x in ways.items()}
+drawn = {f"{name}": sample(dpmpp_2m, trained, x, SCHEDULE, steps=15, prediction=KIND) for name, x in ways.items()}
 plotting.show_rows(drawn, [f"{share:.2f}" for share in shares], "From one noise to another", scale=0.7)
 plt.show()
 pairs_of = gaussian(COUNT, seed=31), gaussian(COUNT, seed=32)
 for name, x in ways.items():
     middle = sum(pairs_of) / 2 if name == "line" else slerp(*pairs_of, 0.5)                   # (COUNT, 3, S, S)
-    x_middle = draw(dpmpp_2m, trained, middle, SCHEDULE, steps=10, prediction=KIND)
+    x_middle = sample(dpmpp_2m, trained, middle, SCHEDULE, steps=10, prediction=KIND)
     distance = frechet_distance(extract_features(evaluator, x_middle), reference)
     print(f"{name}: Fréchet distance of {COUNT} pictures from the middle {distance:.1f};", end=" ")
     print(f"standard deviation at the ends {x[0].std():.2f} and {x[-1].std():.2f}, in the middle {x[3].std():.2f}")
@@ -839,11 +839,11 @@ def invert(
 # First on the face of dots, where the guesses are exact: dot → noise → dot.
 
 # %% slideshow={"slide_type": "subslide"}
-dots = draw(dpmpp_2m, best_x0, xT[:200], **plain | {"steps": 500})        # (200, 2), on the face
+dots = sample(dpmpp_2m, best_x0, xT[:200], **plain | {"steps": 500})      # (200, 2), on the face
 back = {}
 for steps in (10, 30, 100, 300):
-    found = draw(invert, best_x0, dots, **plain | {"steps": steps})
-    again = draw(ddim, best_x0, found, **plain | {"steps": steps})
+    found = sample(invert, best_x0, dots, **plain | {"steps": steps})
+    again = sample(ddim, best_x0, found, **plain | {"steps": steps})
     back[steps] = float((again - dots).norm(dim=1).median())
 print("distance after the round trip: " + ", ".join(f"{miss:.3f} in {steps} steps" for steps, miss in back.items()))
 
@@ -870,14 +870,14 @@ print(len(gaps), "steps, all equal to 1e-8:", max(gaps) < 1e-8)
 # guesses pictures errs by more than that, and the quotient is nonsense. So we also try to add a *little* real noise first, to $t=40$, and start from there.
 
 # %% slideshow={"slide_type": "subslide"}
-held_out = to_tensor(load_emoji(SIZE, groups=("smileys-emotion",), split="test").on_white())[10:16]
+held_out = to_tensor(load_emoji(SIZE, FIRST_STYLES, ("smileys-emotion",), "test").on_white())[10:16]
 START = 40
 nudged = add_noise(held_out, gaussian(6, seed=1), torch.full((6,), START), SCHEDULE)
 trips = {"held-out picture": held_out}
 for name, x, how in (("from clean", held_out, {}), (f"from t = {START}", nudged, {"start": START, "ahead": False})):
     for steps in (10, 50):
-        found = draw(invert, trained, x, SCHEDULE, steps=steps, prediction=KIND, **how)
-        trips[f"{name}, {steps}"] = draw(ddim, trained, found, SCHEDULE, steps=steps, prediction=KIND, spacing="trailing")
+        found = sample(invert, trained, x, SCHEDULE, steps=steps, prediction=KIND, **how)
+        trips[f"{name}, {steps}"] = sample(ddim, trained, found, SCHEDULE, steps=steps, prediction=KIND, spacing="trailing")
         error = (trips[f"{name}, {steps}"] - held_out).square().mean().sqrt()
         print(f"{name:12s} {steps:3d} steps: found noise has spread {found.std():.2f}, the picture comes back to {error:.2f} a pixel")
 
@@ -922,8 +922,8 @@ def misled(stride):                                                       # lead
 xT_six, good, broken = gaussian(6, seed=3), {}, {}
 for steps in (10, 50):
     options = {"schedule": SCHEDULE, "steps": steps, "prediction": KIND, "spacing": "trailing"}
-    good[f"right, {steps} steps"] = draw(ddim, trained, xT_six, **options)
-    broken[f"misled, {steps} steps"] = draw(ddim, misled(1000 // steps), xT_six, **options)
+    good[f"right, {steps} steps"] = sample(ddim, trained, xT_six, **options)
+    broken[f"misled, {steps} steps"] = sample(ddim, misled(1000 // steps), xT_six, **options)
 plotting.show_rows(good | broken, title="One table for the walk, another for the network", scale=0.65)
 plt.show()
 

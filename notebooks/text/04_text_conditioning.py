@@ -84,7 +84,7 @@ from course_utils.figures.attention_maps import paint, record_attention, word_ma
 from course_utils.checks.core import check, hint
 from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, WORDS_ZH, Composer, caption
 from course_utils.data import FIRST_STYLES, load_emoji, to_tensor, tokenizer_file
-from course_utils.generator.samplers import ddim, dpmpp_2m, draw
+from course_utils.generator.samplers import ddim, dpmpp_2m, sample
 from course_utils.generator.schedules import add_noise, make_schedule
 from course_utils.layers import Attention, sinusoidal_embedding
 from course_utils.text_encoder.tokenizer import encode, open_tokenizer
@@ -176,7 +176,7 @@ def obeying(xy, saying):                                                        
 
 @torch.no_grad()
 def scatter(model, steps=25):
-    return draw(ddim, model, torch.randn(300, 2, generator=torch.Generator().manual_seed(3)), cosine, steps=steps, clip=False)
+    return sample(ddim, model, torch.randn(300, 2, generator=torch.Generator().manual_seed(3)), cosine, steps=steps, clip=False)
 
 def said(net, tokens, saying):
     ids = torch.tensor([tokens(saying)] * 300)
@@ -220,8 +220,8 @@ import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
 rng, shipped = np.random.default_rng(0), open_tokenizer(tokenizer_file())
-wishes = [(m, rng.choice(m["recolors"] or [None]), rng.choice(BACKGROUNDS)) for m in load_emoji(SIZE).meta]
-corpus = {lang: [caption(*wish, lang, rng) for wish in wishes] for lang in LANGUAGES}
+wishes = [(m, rng.choice(m["recolors"] or [None]), rng.choice(BACKGROUNDS)) for m in load_emoji(SIZE, FIRST_STYLES).meta]
+corpus = {lang: [caption(*wish, lang, rng, p_omit=0.1, natural=0) for wish in wishes] for lang in LANGUAGES}
 
 def split(text):
     return [word for word, _ in shipped.pre_tokenizer.pre_tokenize_str(shipped.normalizer.normalize_str(text))]
@@ -599,7 +599,7 @@ from course_utils.generator.unet import Patched, UNet
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/systems/text_pixel.py
-class Listening(Patched):
+class PooledTextUNet(Patched):
     def __init__(self, unet, patch=2):
         super().__init__(unet, patch)
         nn.init.zeros_(unet.add_embedding.image_norm.weight)  # begins silent: it may only ever help
@@ -626,14 +626,14 @@ class Listening(Patched):
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-def listen(prompt, seed=0, steps=25):
+def attention_run(prompt, seed=0, steps=25):
     with record_attention(model.unet) as record:
         states = list(model.sample(gaussian(1, seed), [prompt], steps=steps))
     maps = record.maps()[:, 1]                                                           # (S, L, 8, 8), the half with text
     return states, word_maps(maps, words_of(shipped, prompt), SIZE), record
 
 def map_rows(prompt, columns=(0, 3, 7, 13, 24)):
-    states, maps, _ = listen(prompt)
+    states, maps, _ = attention_run(prompt)
     rows = {"picture so far": [states[k].x0[0] for k in columns]}
     for word, shares in maps.items():                                                    # (S, 32, 32)
         heat = (shares - shares.min()) / (shares.max() - shares.min())
@@ -650,7 +650,7 @@ for prompt in SENTENCES[:2]:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-_, maps, record = listen(SENTENCES[0], steps=5)
+_, maps, record = attention_run(SENTENCES[0], steps=5)
 print("feature maps that listen to the text have sides", record.sides, "and each step is kept:", len(record.steps) == 5)
 everything = record.maps()[:, 1].sum(dim=1)                                              # (S, 8, 8)
 print("the shares of all tokens add up to 1:", torch.allclose(everything, torch.ones_like(everything), atol=1e-4))
@@ -701,11 +701,11 @@ plt.show()
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/guidance.py
-def combine(uncond, cond, scale):
+def apply_guidance(uncond, cond, scale):
     return uncond + scale * (cond - uncond)
 
 
-def drop(context_mask, probability, generator):
+def drop_caption(context_mask, probability, generator):
     dropped = torch.rand(len(context_mask), generator=generator) < probability
     keep = torch.zeros_like(context_mask)
     keep[:, 0] = True
@@ -717,8 +717,8 @@ def drop(context_mask, probability, generator):
 # %%
 # NBVAL_CHECK_OUTPUT
 u, c = gaussian(1, seed=1), gaussian(1, seed=2)
-print("0 ignores the text:", torch.equal(combine(u, c, 0), u), "| 1 is the plain answer:", torch.allclose(combine(u, c, 1), c, atol=1e-6))
-kept = drop(torch.ones(10000, 6, dtype=torch.bool), 0.1, torch.Generator().manual_seed(0))
+print("0 ignores the text:", torch.equal(apply_guidance(u, c, 0), u), "| 1 is the plain answer:", torch.allclose(apply_guidance(u, c, 1), c, atol=1e-6))
+kept = drop_caption(torch.ones(10000, 6, dtype=torch.bool), 0.1, torch.Generator().manual_seed(0))
 print("hidden:", round(float((kept.sum(dim=1) == 1).float().mean()), 1), "| the start mark always stays:", bool(kept[:, 0].all()))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -735,7 +735,7 @@ words_net, scales = nets["a vector a word"][0], (-1, 0, 1, 2, 4)
 def guided_dots(scale, saying=("left", "ring")):
     ids = torch.tensor([by_word(saying)] * 300)
     seen, unseen = torch.ones_like(ids).bool(), torch.tensor([[True, False, False]]).expand(300, -1)
-    return scatter(lambda xt, t: combine(*(words_net(xt, t, words_net.words(ids), m) for m in (unseen, seen)), scale))
+    return scatter(lambda xt, t: apply_guidance(*(words_net(xt, t, words_net.words(ids), m) for m in (unseen, seen)), scale))
 
 clouds = [guided_dots(s) for s in scales]
 for s, xy in zip(scales, clouds):
@@ -767,16 +767,16 @@ def guided(model, context, context_mask, scale, negative=None, negative_mask=Non
     if negative is None:
         negative, negative_mask = context, torch.zeros_like(context_mask)
         negative_mask[:, 0] = True
-    both, mask = stack(negative, context), stack(negative_mask, context_mask)
+    both, mask = pad_and_cat(negative, context), pad_and_cat(negative_mask, context_mask)
 
     def answer(xt, t):
         pred = model(torch.cat([xt, xt]), torch.cat([t, t]), context=both, context_mask=mask)
-        return combine(*pred.chunk(2), scale)
+        return apply_guidance(*pred.chunk(2), scale)
 
     return answer
 
 
-def stack(first, second):
+def pad_and_cat(first, second):
     length = max(first.shape[1], second.shape[1])
     padded = [torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1) for x in (first, second)]
     return torch.cat(padded)
@@ -785,12 +785,12 @@ def stack(first, second):
 # NBVAL_CHECK_OUTPUT
 xt, t = gaussian(2, seed=0), torch.tensor([700, 200])
 with torch.no_grad():
-    (context, mask), start = model.read(["green fish, beach", "dog"]), model.read([""] * 2)
+    (context, mask), start = model.encode_prompt(["green fish, beach", "dog"]), model.encode_prompt([""] * 2)
     plain = model.unet(xt, t, context=context, context_mask=mask)
     silent = model.unet(xt, t, context=start[0][:, :1], context_mask=start[1][:, :1])
     for scale in (0, 1, 3):
         answer = guided(model.unet, context, mask, scale)(xt, t)
-        print(f"scale {scale}: as by hand", torch.allclose(answer, combine(silent, plain, scale), atol=1e-4))
+        print(f"scale {scale}: as by hand", torch.allclose(answer, apply_guidance(silent, plain, scale), atol=1e-4))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # All of it together is the network of this notebook: it reads, it listens, it draws with any sampler.
@@ -805,9 +805,9 @@ class TextPixel(nn.Module):
             12, 12, channels=(32, 64, 160), num_res_blocks=1, attention=(False, True, False),
             num_heads=4, groups=8, context_dim=128, added_dim=128,
         )  # fmt: skip
-        self.unet = Listening(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
+        self.unet = PooledTextUNet(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
-    def read(self, prompts: list[str]):
+    def encode_prompt(self, prompts: list[str]):
         ids, mask = (x.to(self.device) for x in tokenize(prompts))
         return self.text_encoder(ids), mask
 
@@ -820,12 +820,15 @@ class TextPixel(nn.Module):
         vectors = self.text_encoder.pooled(ids, context), self.text_encoder.pooled(translation, other)
         return self.unet(xt, t, context=context, context_mask=context_mask), *vectors
 
+    def conditioned_model(self, prompts, guidance, negative=None):
+        context, mask = self.encode_prompt(prompts)
+        away = self.encode_prompt([negative] * len(prompts)) if negative else (None, None)
+        return guided(self.unet, context, mask, guidance, *away)
+
+    @torch.inference_mode()
     def sample(self, xT, prompts, steps=50, guidance=1.5, negative=None, sampler=ddim, **options):
-        with torch.inference_mode():
-            context, mask = self.read(prompts)
-            away = self.read([negative] * len(prompts)) if negative else (None, None)
-            model = guided(self.unet, context, mask, guidance, *away)
-            yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)
+        model = self.conditioned_model(prompts, guidance, negative)
+        yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Negative prompts.** The butterfly of the noto style is blue. We ask for it, and move away from "blue", then from a blue butterfly, in either
@@ -853,14 +856,23 @@ plt.show()
 # ## Train it
 #
 # Text encoder and U-Net learn together, from one loss: notebook 02's, with the caption's context, hidden one time in ten. Two things are
-# new. Noisy steps come up more often, for there only the text tells what to draw. And each batch has every caption in the other language too: the sentence vector
+# new. Noisy steps come up more often, for there only the text tells what to draw: $t=\lfloor T\,u^{0.4}\rfloor$ with $u$ even in $[0,1)$.
+
+# %% slideshow={"slide_type": "-"}
+# @save course_utils/generator/objectives.py
+def sample_timesteps(n, num_steps, power=1.0, generator=None):
+    u = torch.rand(n, generator=generator, dtype=torch.float64)  # float32 could round up to T
+    return (num_steps * u**power).long()
+
+# %% [markdown]
+# And each batch has every caption in the other language too: the sentence vector
 # of a caption should be nearest to that of its own translation. This is CLIP's loss between two languages; notebook 07 takes it apart.
 #
 # $$L=\mathbb{E}\,\lVert y_\theta(x_t,t,c)-x_0\rVert^2+\lambda\,L_{\text{translation}},\qquad\lambda=0.02$$
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.generator.objectives import diffusion_loss
-from course_utils.recipes.text_pixel import NOISIER, P_DROP, TRANSLATION, emoji
+from course_utils.recipes.text_pixel import P_DROP, TIMESTEP_POWER, TRANSLATION, emoji
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/recipes/text_pixel.py
@@ -872,15 +884,14 @@ def translation_loss(first, second, temperature=0.07):
 
 def loss(model, batch, generator):
     ids, vectors = batch["ids"], []
-    mask = drop(ids != PAD_ID, P_DROP, generator)
+    mask = drop_caption(ids != PAD_ID, P_DROP, generator)
 
     def answer(xt, t):
         pred, *both = model(xt, t, ids, mask, batch["translation"])
         vectors.extend(both)
         return pred
 
-    u = torch.rand(len(ids), generator=generator, dtype=torch.float64)  # float32 could round up to T
-    t = (SCHEDULE.num_steps * u**NOISIER).long()
+    t = sample_timesteps(len(ids), SCHEDULE.num_steps, TIMESTEP_POWER, generator)
     error = diffusion_loss(answer, batch["x0"], SCHEDULE, PREDICTION, generator, t=t)
     return error + TRANSLATION * translation_loss(*vectors)
 
@@ -895,7 +906,7 @@ from course_utils.figures.widgets import explore, prompt_box, training_monitor
 CONCEPTS = ("sun", "grapes", "taxi", "teapot", "cat face", "tent", "violin", "hamburger")
 COLORS = ("red", "yellow", "green", "blue", "purple")
 few = load_emoji(16, FIRST_STYLES).select(lambda m: m["concept"] in CONCEPTS)
-source = Composer(few, p_color=0.8, p_background=0, min_scale=1.0, p_omit=2, p_tags=0)   # captions of subject and colour alone
+source = Composer(few, p_color=0.8, p_background=0, min_scale=1.0, p_omit=2, natural=0, p_tags=0)   # captions of subject and colour alone
 
 def live_batch(generator, n):
     examples = source.compose(n, seed=int(torch.randint(2**31, (), generator=generator)))
@@ -998,7 +1009,7 @@ def table(rows):
 # The same wishes, once in English and once in Chinese, from the same noise.
 
 # %% slideshow={"slide_type": "-"}
-prompts = {language: fixed_prompts(language, 48, concepts=LEARNED) for language in LANGUAGES}
+prompts = {language: fixed_prompts(language, 48, concepts=LEARNED, styles=FIRST_STYLES) for language in LANGUAGES}
 noises = gaussian(48, seed=11)
 pictures = {language: draw_prompts([p.text for p in prompts[language]], noises) for language in LANGUAGES}
 table({"real, new to the judge": unseen, "real, known (ceiling)": ceiling, "drawn from English": alignment(evaluator, pictures["en"], prompts["en"]),
@@ -1145,10 +1156,10 @@ neighbours = [[], ["green fish, noto style, beach"], ["a " + "very " * 25 + "lon
 @torch.no_grad()
 def dog(company, with_mask):
     prompts = ["dog face", *company]
-    context, mask = model.read(prompts)
+    context, mask = model.encode_prompt(prompts)
     mask = mask if with_mask else torch.ones_like(mask)                                  # the bug: padding counts as words
     net = guided(model.unet, context, mask, 1.5)
-    return draw(ddim, net, gaussian(1, seed=51).expand(len(prompts), -1, -1, -1), SCHEDULE, steps=20, prediction=PREDICTION)[0]
+    return sample(ddim, net, gaussian(1, seed=51).expand(len(prompts), -1, -1, -1), SCHEDULE, steps=20, prediction=PREDICTION)[0]
 
 trials = {name: [dog(company, flag) for company in neighbours] for name, flag in (("with the mask", True), ("without", False))}
 plotting.show_rows(trials, ["alone", "in company", "long company"], 'The same "dog face", the same noise', scale=0.9)
@@ -1340,8 +1351,8 @@ check("04-word-map", word_map)
 # | $c$ | `text_encoder(ids)` | context (B, L, D) |
 # | end mark's vector | `text_encoder.pooled(ids, context)` | one vector a sentence (B, D) |
 # | $A$ | `record_attention(unet)` | who listens to which token |
-# | $\varnothing$ | `drop(mask, 0.1, generator)` | no text: the start mark alone |
-# | $\hat y$, $s$ | `combine(uncond, cond, scale)` | guided answer, 1 is off |
+# | $\varnothing$ | `drop_caption(mask, 0.1, generator)` | no text: the start mark alone |
+# | $\hat y$, $s$ | `apply_guidance(uncond, cond, scale)` | guided answer, 1 is off |
 # | a network that listens | `guided(model, context, mask, scale)` | what samplers call |
 #
 # **What we did not show.** A text encoder that has read the world (CLIP: notebook 07; T5 and other frozen ones: 09); other ways in for text, such as one vector added to
@@ -1356,7 +1367,7 @@ check("04-word-map", word_map)
 import time
 
 def seconds_a_step(side, count=4):
-    context, mask = model.read(["dog face"] * count)
+    context, mask = model.encode_prompt(["dog face"] * count)
     xt, t = gaussian(count, seed=0, size=side), torch.full((count,), 500)
     with torch.inference_mode():
         best = math.inf

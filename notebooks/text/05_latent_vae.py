@@ -51,13 +51,13 @@ plt.show()
 import torch
 from course_utils import checkpoints
 from course_utils.datasets.compose import Composer
-from course_utils.data import load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.decoder.vae import VAE
 from course_utils.evaluation.metrics import psnr
 
 SIZE, card = 64, checkpoints.card("vae")
 vae = checkpoints.load("vae", VAE().to(memory_format=torch.channels_last))
-unseen = to_tensor(Composer(load_emoji(SIZE, split="test"), languages=("en",), p_background=0.7).compose(48, seed=2).images)
+unseen = to_tensor(Composer(load_emoji(SIZE, FIRST_STYLES, split="test"), languages=("en",), p_background=0.7).compose(48, seed=2).images)
 
 @torch.no_grad()
 def encode(x, model=vae):
@@ -100,7 +100,7 @@ from course_utils.checks.core import check, hint
 from course_utils.generator.schedules import add_noise, make_schedule
 from course_utils.layers import AttentionBlock, Downsample2D, ResnetBlock2D, Upsample2D
 
-known = to_tensor(Composer(load_emoji(SIZE), languages=("en",), p_background=0.7).compose(320, seed=1).images)  # of the training set
+known = to_tensor(Composer(load_emoji(SIZE, FIRST_STYLES), languages=("en",), p_background=0.7).compose(320, seed=1).images)  # of the training set
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: shrink it, enlarge it
@@ -272,8 +272,8 @@ print("mean + std * noise:  ", move(lambda cloud: cloud.sample()))
 # Now two small nets on the same faces, 16×16 pixels, as 32 numbers. They differ in one thing: one draws from its cloud and pays the KL.
 
 # %% slideshow={"slide_type": "-"}
-faces = to_tensor(load_emoji(16, groups=("smileys-emotion",)).on_white())               # (N, 3, 16, 16)
-new_faces = to_tensor(load_emoji(16, groups=("smileys-emotion",), split="test").on_white())
+faces = to_tensor(load_emoji(16, FIRST_STYLES, ("smileys-emotion",)).on_white())               # (N, 3, 16, 16)
+new_faces = to_tensor(load_emoji(16, FIRST_STYLES, ("smileys-emotion",), "test").on_white())
 
 def mlp(a, b, width=256):
     return nn.Sequential(nn.Linear(a, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, b))
@@ -368,7 +368,7 @@ class PaddedDownsample2D(Downsample2D):
         return super().forward(F.pad(x, (0, 1, 0, 1)))  # (B, C, H/2, W/2)
 
 
-class Level(nn.Module):
+class VAEBlock(nn.Module):
     def __init__(self, before, width, num_blocks, groups, down=False, up=False):
         super().__init__()
         widths = [before] + [width] * num_blocks
@@ -391,7 +391,7 @@ class Level(nn.Module):
 
 # %%
 # @save course_utils/decoder/vae.py
-class Middle(nn.Module):
+class VAEMidBlock(nn.Module):
     def __init__(self, width, groups):
         super().__init__()
         self.resnets = nn.ModuleList([ResnetBlock2D(width, width, groups=groups, eps=EPS) for _ in range(2)])
@@ -408,9 +408,9 @@ class Encoder(nn.Module):
         sizes = zip([channels[0], *channels], channels, strict=False)
         last = len(channels) - 1
         self.down_blocks = nn.ModuleList(
-            [Level(before, width, num_blocks, groups, down=i < last) for i, (before, width) in enumerate(sizes)]
+            [VAEBlock(before, width, num_blocks, groups, down=i < last) for i, (before, width) in enumerate(sizes)]
         )
-        self.mid_block = Middle(channels[-1], groups)
+        self.mid_block = VAEMidBlock(channels[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, channels[-1], eps=EPS)
         self.conv_out = nn.Conv2d(channels[-1], out_channels, 3, padding=1)
 
@@ -430,11 +430,11 @@ class Decoder(nn.Module):
         super().__init__()
         wide = list(reversed(channels))
         self.conv_in = nn.Conv2d(in_channels, wide[0], 3, padding=1)
-        self.mid_block = Middle(wide[0], groups)
+        self.mid_block = VAEMidBlock(wide[0], groups)
         sizes = zip([wide[0], *wide], wide, strict=False)
         last = len(wide) - 1
         self.up_blocks = nn.ModuleList(
-            [Level(before, width, num_blocks + 1, groups, up=i < last) for i, (before, width) in enumerate(sizes)]
+            [VAEBlock(before, width, num_blocks + 1, groups, up=i < last) for i, (before, width) in enumerate(sizes)]
         )
         self.conv_norm_out = nn.GroupNorm(groups, wide[-1], eps=EPS)
         self.conv_out = nn.Conv2d(wide[-1], out_channels, 3, padding=1)
@@ -684,8 +684,8 @@ def loss(network, batch, generator):
     x, gaussian = network(x0, generator=generator)
     gap = x - x0
     pixels = gap.abs().mean() + gap.square().mean()  # L1 keeps edges sharp, L2 forbids a wrong colour on a large area
-    looks = perceptual_distance(feature_net(x0.device), x, x0).mean()
-    return pixels + PERCEPTUAL * looks + KL * gaussian.kl().mean() / gaussian.mean[0].numel()
+    perceptual = perceptual_distance(feature_net(x0.device), x, x0).mean()
+    return pixels + PERCEPTUAL * perceptual + KL * gaussian.kl().mean() / gaussian.mean[0].numel()
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it
@@ -762,7 +762,9 @@ plt.show()
 # of its training pictures (LDM, appendix G). Another VAE has another number.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.systems.stable_diffusion import SCALE
+from course_utils.checkpoints import scaling_factor
+
+SCALE = scaling_factor()                                                                 # it lies in the VAE's card, beside its weights
 
 with torch.no_grad():
     clouds = [vae.encode(part) for part in known.split(32)]
@@ -1045,27 +1047,27 @@ check("05-kl", kl_price)
 # %% [markdown]
 # ### Exercise 05.4 (code) · One layer of looks
 #
-# Write `looks`: for two feature maps of one layer, bring the vector at each place to unit length, take the squared distance of the two, and average over places.
+# Write `perceptual`: for two feature maps of one layer, bring the vector at each place to unit length, take the squared distance of the two, and average over places.
 #
-# Stuck? `hint("05-looks", 1)`.
+# Stuck? `hint("05-perceptual", 1)`.
 
 # %%
-def looks(a, b):                                      # (B, C, H, W) twice
+def perceptual(a, b):                                 # (B, C, H, W) twice
     raise NotImplementedError                         # -> (B,)
 
 # %%
-check("05-looks", looks)
+check("05-perceptual", perceptual)
 
 # %% [markdown]
 # **Solution**
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def looks(a, b):
+def perceptual(a, b):
     gap = F.normalize(a, dim=1) - F.normalize(b, dim=1)
     return gap.square().sum(dim=1).mean(dim=(1, 2))
 
-check("05-looks", looks)
+check("05-perceptual", perceptual)
 
 # %% [markdown]
 # ### Exercise 05.5 (code) · The scale factor without drawing
@@ -1132,8 +1134,8 @@ check("05-linear", linear_autoencoder)
 # | $\hat x$ | `vae.decode(z)` | picture (B, 3, 64, 64) |
 # | $f$, $C$ | `2 ** (levels - 1)`, `latent_channels` | downsampling factor, latent channels |
 # | $d(x,y)$ | `perceptual_distance(net, x, y)` | how different two pictures look (B,) |
-# | $L$ | `recipes.vae.loss(network, batch, generator)` | pixels, looks, KL |
-# | $s$ | `SCALE` | 1 / std of the latents |
+# | $L$ | `recipes.vae.loss(network, batch, generator)` | pixels, perceptual, KL |
+# | $s$ | `checkpoints.scaling_factor()` | 1 / std of the latents |
 #
 # **What we did not show.** The adversarial term; VQ autoencoders, whose latents are words of a codebook (LDM, section 3.1, VQ-reg.); a scale for each channel; photographs.
 

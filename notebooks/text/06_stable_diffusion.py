@@ -97,7 +97,8 @@ from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.generator.guidance import guided
 from course_utils.generator.samplers import ddim, dpmpp_2m
 from course_utils.generator.schedules import add_noise, make_schedule
-from course_utils.systems.stable_diffusion import SCALE
+
+SCALE = checkpoints.scaling_factor()                                                     # of the VAE, in its card
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: half of the answer is known
@@ -302,8 +303,8 @@ def heard(attended, pooled, zT, guidance=2.0):
     def split_ways(zt, t, context, context_mask):                                        # context (B, L, 2 D): both texts
         return UNet.forward(sd.unet, zt, t, context[..., :CONTEXT_DIM], added=context[..., CONTEXT_DIM:])
 
-    text = torch.cat([sd.read([attended]), sd.read([pooled])], dim=-1).expand(len(zT), -1, -1)
-    silence = torch.cat([sd.read([""])] * 2, dim=-1).expand(len(zT), -1, -1)
+    text = torch.cat([sd.encode_prompt([attended]), sd.encode_prompt([pooled])], dim=-1).expand(len(zT), -1, -1)
+    silence = torch.cat([sd.encode_prompt([""])] * 2, dim=-1).expand(len(zT), -1, -1)
     every = torch.ones(text.shape[:2], dtype=torch.bool)
     with torch.inference_mode():
         *_, last = dpmpp_2m(guided(split_ways, text, every, guidance, silence, every), zT, sd.schedule, 20, "v", clip=False)
@@ -344,7 +345,7 @@ plt.show()
 @torch.inference_mode()
 def by_hand(prompt, zt, steps=20, guidance=2.0):                                         # zt (1, 4, 16, 16): noise
     silence, text = sd.text_encoder(tokenize(["", prompt])).chunk(2)                     # (1, 32, 128) each
-    table, alpha_bar = sd.table(steps).tolist(), sd.schedule.alpha_bar.tolist()
+    table, alpha_bar = sd.timesteps(steps).tolist(), sd.schedule.alpha_bar.tolist()
     for t, t_next in zip(table, [*table[1:], None]):
         v_silence, v_text = sd.unet(torch.cat([zt, zt]), torch.tensor([t, t]), torch.cat([silence, text])).chunk(2)
         v = v_silence + guidance * (v_text - v_silence)
@@ -366,7 +367,7 @@ picture = sd.vae.decode(z / sd.scale).clamp(-1, 1).detach()
 # NBVAL_CHECK_OUTPUT
 theirs = paint([PROMPT], gaussian(1, seed=4), sampler=ddim)
 print("by hand and by the library: the same picture:", torch.allclose(picture, theirs, atol=1e-3))
-print("steps:", sd.table(20).tolist()[:3], "...", sd.table(20).tolist()[-2:])
+print("steps:", sd.timesteps(20).tolist()[:3], "...", sd.timesteps(20).tolist()[-2:])
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # We decode $\hat z_0$, what the network believes at each step. **Predict.** What is there after the very first?
@@ -376,12 +377,12 @@ print("steps:", sd.table(20).tolist()[:3], "...", sd.table(20).tolist()[-2:])
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-looks = [1, 2, 4, 7, 11, 15, 20]
+calls = [1, 2, 4, 7, 11, 15, 20]
 believed = {}
 for text in (PROMPT, "熊猫，雪地"):
     *z0s, _ = by_hand(text, gaussian(1, seed=4))
-    believed[text] = sd.decode(torch.cat([z0s[k - 1] for k in looks]))
-plotting.show_rows(believed, [f"step {k}" for k in looks], "What the network believes, decoded", scale=0.85)
+    believed[text] = sd.decode(torch.cat([z0s[k - 1] for k in calls]))
+plotting.show_rows(believed, [f"step {k}" for k in calls], "What the network believes, decoded", scale=0.85)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -401,9 +402,10 @@ plt.show()
 # $$L=\mathbb E_{z\sim s\,\mathcal E(x),\,t,\,\varepsilon}\ \lVert v_\theta(z_t,t,c)-v\rVert^2$$
 
 # %%
-from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.objectives import diffusion_loss, sample_timesteps
 from course_utils.datasets.latent_cache import BATCH
-from course_utils.recipes.stable_diffusion import NOISIER, PREDICTION, SCHEDULE
+from course_utils.recipes.latent_base import TIMESTEP_POWER
+from course_utils.systems.stable_diffusion import PREDICTION, SCHEDULE
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/datasets/latent_cache.py
@@ -422,15 +424,14 @@ def encode_all(vae, images, device="cpu", progress=None):
 # The loss is notebook 02's; noisy steps come up more often, for there only the text tells what to draw.
 
 # %%
-# @save course_utils/recipes/stable_diffusion.py
-def draw(latents, index, generator):
+# @save course_utils/recipes/latent_base.py
+def sample_latents(latents, index, generator):
     mean, std = latents["mean"][index].float(), latents["std"][index].float()
     return mean + std * torch.randn(mean.shape, generator=generator)
 
 
 def latent_loss(network, z, generator, **conditions):
-    u = torch.rand(len(z), generator=generator, dtype=torch.float64)  # float32 could round up to T
-    t = (SCHEDULE.num_steps * u**NOISIER).long()
+    t = sample_timesteps(len(z), SCHEDULE.num_steps, TIMESTEP_POWER, generator)
     return diffusion_loss(network, z, SCHEDULE, PREDICTION, generator, t=t, **conditions)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -454,12 +455,12 @@ def seconds(work, repeat=4):
         times.append(time.perf_counter() - began)
     return min(times)
 
-net, silence = make_unet(), sd.read([""]).expand(24, -1, -1)
+net, silence = make_unet(), sd.encode_prompt([""]).expand(24, -1, -1)
 optimizer, generator = torch.optim.AdamW(net.parameters(), lr=1e-3), torch.Generator().manual_seed(0)
 
 def one_step():
     optimizer.zero_grad()
-    latent_loss(net, SCALE * draw(latents, torch.randint(24, (24,), generator=generator), generator), generator, context=silence).backward()
+    latent_loss(net, SCALE * sample_latents(latents, torch.randint(24, (24,), generator=generator), generator), generator, context=silence).backward()
     optimizer.step()
 
 step, encoding = seconds(one_step), seconds(lambda: encode_all(sd.vae, images))
@@ -468,7 +469,7 @@ print(f"a step of 24 cached latents: {step:.2f} s; encoding 24 pictures: {encodi
 # %%
 # NBVAL_CHECK_OUTPUT
 print("cached:", {name: tuple(x.shape) for name, x in latents.items()}, latents["mean"].dtype)
-z = SCALE * draw(latents, torch.arange(24), torch.Generator().manual_seed(0))
+z = SCALE * sample_latents(latents, torch.arange(24), torch.Generator().manual_seed(0))
 print("what the U-Net gets has a standard deviation between 0.8 and 1.6:", 0.8 < float(z.std()) < 1.6)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -493,17 +494,17 @@ class ByClass(nn.Module):
         self.table = nn.Embedding(len(CLASSES) + 1, CONTEXT_DIM)                         # in place of a text encoder
         self.unet = make_unet(channels=(24, 48, 96))
 
-    def read(self, classes):                                                             # (B,) -> context (B, 1, 128)
+    def encode_prompt(self, classes):                                                    # (B,) -> context (B, 1, 128)
         return self.table(classes)[:, None]
 
 def class_batch(generator, n):
     index = torch.randint(len(labels), (n,), generator=generator)
     hidden = torch.rand(n, generator=generator) < 0.1
-    return {"z": SCALE * draw(latents, index, generator), "classes": torch.where(hidden, NONE, labels[index])}
+    return {"z": SCALE * sample_latents(latents, index, generator), "classes": torch.where(hidden, NONE, labels[index])}
 
 def class_loss(net, batch, generator):
-    t = (1000 * torch.rand(len(batch["z"]), generator=generator, dtype=torch.float64) ** NOISIER).long()
-    return diffusion_loss(net.unet, batch["z"], SCHEDULE, "x0", generator, t=t, context=net.read(batch["classes"]))
+    t = sample_timesteps(len(batch["z"]), 1000, TIMESTEP_POWER, generator)
+    return diffusion_loss(net.unet, batch["z"], SCHEDULE, "x0", generator, t=t, context=net.encode_prompt(batch["classes"]))
 
 # %% [markdown]
 # How long, and what loss is normal? We compare with an answer that looks at nothing: the mean latent.
@@ -542,18 +543,18 @@ plt.show()
 
 # %% slideshow={"slide_type": "subslide"}
 from course_utils.evaluation.evaluator import class_numbers, load_evaluator
-from course_utils.evaluation.metrics import alignment, answer, diversity, extract_features, held_out_accuracy
+from course_utils.evaluation.metrics import alignment, diversity, extract_features, held_out_accuracy, predict
 
 evaluator, asked = load_evaluator(), torch.arange(NONE + 1)
 
 @torch.inference_mode()
 def paint_classes(classes, zT, guidance=2.0):
-    away, every = live.read(torch.full_like(classes, NONE)), torch.ones(len(classes), 1, dtype=torch.bool)
-    *_, last = dpmpp_2m(guided(live.unet, live.read(classes), every, guidance, away, every), zT, SCHEDULE, 20, "x0", clip=False)
+    away, every = live.encode_prompt(torch.full_like(classes, NONE)), torch.ones(len(classes), 1, dtype=torch.bool)
+    *_, last = dpmpp_2m(guided(live.unet, live.encode_prompt(classes), every, guidance, away, every), zT, SCHEDULE, 20, "x0", clip=False)
     return sd.decode(last.xt)
 
 rows = {f"noise {seed}": paint_classes(asked, gaussian(1, seed).expand(NONE + 1, -1, -1, -1)) for seed in (0, 1, 2)}
-seen = answer(evaluator, torch.cat([x[:NONE] for x in rows.values()])).concept[:, class_numbers("concept", CLASSES)].argmax(dim=1)
+seen = predict(evaluator, torch.cat([x[:NONE] for x in rows.values()])).concept[:, class_numbers("concept", CLASSES)].argmax(dim=1)
 right = int((seen == torch.arange(NONE).repeat(3)).sum())
 print(f"the evaluator recognises {right} of 24 (chance: 3)")
 plotting.show_rows(dict(list(rows.items())[:2]), [*CLASSES, "(none)"], f"After {LIVE_SECONDS} seconds: a class is a condition too", scale=0.75)
@@ -592,7 +593,7 @@ def table(rows, keys=("concept", "concept_top5", "style", "color", "background")
     for name, shares in rows.items():
         print(f"{name:24s}" + "".join("             -" if math.isnan(shares[key]) else f"{shares[key]:14.0%}" for key in keys))
 
-wishes = {language: fixed_prompts(language, 32, concepts=LEARNED) for language in ("en", "zh")}
+wishes = {language: fixed_prompts(language, 32, concepts=LEARNED, styles=FIRST_STYLES) for language in ("en", "zh")}
 page = {language: paint([p.text for p in some], gaussian(64, seed=6)[i::2], steps=10) for i, (language, some) in enumerate(wishes.items())}
 
 # %% slideshow={"slide_type": "subslide"}
@@ -763,10 +764,10 @@ plt.show()
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/conditions.py
-def beside(model, extra):
+def concat_condition(model, cond_channels):
     def answer(zt, t, **conditions):
-        copies = len(zt) // len(extra)
-        return model(torch.cat([zt, extra.repeat(copies, 1, 1, 1)], dim=1), t, **conditions)
+        copies = len(zt) // len(cond_channels)
+        return model(torch.cat([zt, cond_channels.repeat(copies, 1, 1, 1)], dim=1), t, **conditions)
 
     return answer
 
@@ -775,13 +776,13 @@ def shrink_mask(mask, size):
     return F.interpolate(mask, size=size)
 
 
-def keep_known(zt, known, eps, mask, t, schedule):
+def blend_known(zt, known, eps, mask, t, schedule):
     if t >= 0:
         known = add_noise(known, eps, torch.full((len(zt),), t, device=zt.device), schedule)
     return zt.copy_(mask * zt + (1 - mask) * known)
 
 # %% [markdown]
-# `keep_known` writes into the sampler's state, and the next step starts from there: notebook 03's samplers yield every state for such guests. The library's `inpaint` counts the channels of the U-Net and takes
+# `blend_known` writes into the sampler's state, and the next step starts from there: notebook 03's samplers yield every state for such guests. The library's `inpaint` counts the channels of the U-Net and takes
 # the way that fits.
 
 # %%
@@ -792,7 +793,7 @@ mask = torch.zeros(1, 1, 64, 64)
 mask[..., 12:60, 4:60] = 1                                                               # most of it is drawn anew; whole blocks of 4×4
 small = shrink_mask(mask, (16, 16))
 print("mask", tuple(mask.shape), "->", tuple(small.shape), "values", small.unique().tolist())
-zt = keep_known(gaussian(1, seed=1), gaussian(1, seed=2), gaussian(1, seed=3), small, -1, SCHEDULE)
+zt = blend_known(gaussian(1, seed=1), gaussian(1, seed=2), gaussian(1, seed=3), small, -1, SCHEDULE)
 print("at the end the known part is clean:", torch.equal(zt[..., :3, :], gaussian(1, seed=2)[..., :3, :]))
 
 # %% slideshow={"slide_type": "subslide"}
@@ -873,8 +874,8 @@ def hand_drawn():
     return torch.from_numpy(np.array(page)[None, None] > 127).float()                  # (1, 1, 64, 64)
 
 def colour_in(lines, prompts, seed=0, guidance=2.0):
-    extra = F.pixel_unshuffle(lines, 4).expand(len(prompts), -1, -1, -1)
-    return paint(prompts, gaussian(len(prompts), seed), guidance=guidance, system=colourer, extra=extra)
+    cond_channels = F.pixel_unshuffle(lines, 4).expand(len(prompts), -1, -1, -1)
+    return paint(prompts, gaussian(len(prompts), seed), guidance=guidance, system=colourer, cond_channels=cond_channels)
 
 ASK = {"red apple": (lines, ["green apple", "red apple, night sky", "蓝色的苹果"]),
        "automobile": (outline(car), ["green automobile", "purple automobile, snow", "橙色的汽车，沙滩"]),
@@ -1050,26 +1051,26 @@ check("06-picture", to_picture)
 # %% [markdown]
 # ### Exercise 06.2 (warm-up) · What a strength walks
 #
-# Write `to_walk`: of a table of S steps, from noise down to the picture, it returns those that img2img walks at this strength: int(strength · S) of them.
+# Write `last_steps`: of a table of S steps, from noise down to the picture, it returns those that img2img walks at this strength: int(strength · S) of them.
 #
 # Stuck? `hint("06-strength", 1)`.
 
 # %%
-def to_walk(table, strength):                         # (S,) long, a number from 0 to 1
+def last_steps(table, strength):                      # (S,) long, a number from 0 to 1
     raise NotImplementedError                         # -> (n,) long
 
 # %%
-check("06-strength", to_walk)
+check("06-strength", last_steps)
 
 # %% [markdown]
 # **Solution**
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def to_walk(table, strength):
+def last_steps(table, strength):
     return table[len(table) - int(strength * len(table)):]
 
-check("06-strength", to_walk)
+check("06-strength", last_steps)
 
 # %% [markdown]
 # ### Exercise 06.3 (code) · Keep what is known
@@ -1178,13 +1179,13 @@ check("06-two", two_guides)
 #
 # | symbol | code | meaning |
 # |---|---|---|
-# | $c$ | `sd.read(prompts)` | context (B, 32, 128) |
+# | $c$ | `sd.encode_prompt(prompts)` | context (B, 32, 128) |
 # | $\tilde c$ | `TextTimeEmbedding` | the pooled text, added to the step |
 # | $s$ | `SCALE`, `sd.encode`, `sd.decode` | multiply when encoding, divide when decoding |
 # | $z_T\to z_0$ | `sd.txt2img(zT, prompts, …)` | the walk; yields every state |
 # | $r$ | `sd.img2img(pictures, prompts, strength)` | how far a picture is noised |
-# | $m$ | `keep_known`, `sd.inpaint` | 1: draw anew |
-# | $[z_t,\cdot\,]$ | `beside(unet, extra)` | more channels: mask, lines |
+# | $m$ | `blend_known`, `sd.inpaint` | 1: draw anew |
+# | $[z_t,\cdot\,]$ | `concat_condition(unet, cond_channels)` | more channels: mask, lines |
 #
 # **What we did not show.** The safety filter and the aesthetics of the training data; other decoders; ControlNet and adapters; distillation to few steps. Subjects of one's own: notebooks 10 and 11.
 

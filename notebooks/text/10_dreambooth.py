@@ -77,7 +77,7 @@ import copy
 from dataclasses import replace
 from torch import nn
 from course_utils.datasets.compose import SCENES, Composer
-from course_utils.recipes.stable_diffusion import PREDICTION, SCHEDULE
+from course_utils.systems.stable_diffusion import PREDICTION, SCHEDULE
 from course_utils.training import learning_rate
 
 STEPS, PAIRS, RATE = 100, 4, 8e-4
@@ -86,8 +86,8 @@ KIND += ["car", "汽车", "red car", "blue automobile", "绿色的汽车", "yell
          "taxi", "car, light pink background"]
 with torch.no_grad():
     z = sd.encode(to_tensor(xp7.pictures), torch.Generator().manual_seed(0))             # (12, 4, 16, 16)
-instance = Examples(z.repeat(2, 1, 1, 1), sd.read(xp7.captions("en") + xp7.captions("zh")))
-prior = Examples(latents(KIND * 2, seed=5), sd.read(KIND * 2))                           # drawn before anything is tuned
+instance = Examples(z.repeat(2, 1, 1, 1), sd.encode_prompt(xp7.captions("en") + xp7.captions("zh")))
+prior = Examples(latents(KIND * 2, seed=5), sd.encode_prompt(KIND * 2))                  # drawn before anything is tuned
 
 # %% slideshow={"slide_type": "-"}
 def teach(loss, steps=STEPS):                                                            # from the trained weights on
@@ -144,7 +144,7 @@ from course_utils.checks.core import check, hint
 from course_utils.data import load_emoji
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
 from course_utils.evaluation.evaluator import load_evaluator
-from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.objectives import diffusion_loss, sample_timesteps
 from course_utils.generator.samplers import ddim
 from course_utils.generator.schedules import make_schedule
 from course_utils.evaluation.metrics import alignment
@@ -199,7 +199,7 @@ def dots(network, name, count=400):
 # %% slideshow={"slide_type": "-"}
 def plain(examples, n):
     def loss(network, g):
-        some = examples.draw(n, g)
+        some = examples.sample_batch(n, g)
         return diffusion_loss(network, some.z, cosine, "x0", g, context=some.context)
     return loss
 
@@ -243,7 +243,7 @@ plt.show()
 # %% slideshow={"slide_type": "-"}
 def naively(examples):
     def loss(unet, generator):
-        some = examples.draw(PAIRS, generator)
+        some = examples.sample_batch(PAIRS, generator)
         return diffusion_loss(unet, some.z, SCHEDULE, PREDICTION, generator, context=some.context)
     return loss
 
@@ -352,7 +352,7 @@ for name in ("XP7", "sks", "my", "panda", "car", "汽车"):
 # %% slideshow={"slide_type": "-"}
 def renamed(name):
     sentences = [text.replace("XP7", name) for text in xp7.captions("en") + xp7.captions("zh")]
-    return Examples(instance.z, sd.read(sentences))
+    return Examples(instance.z, sd.encode_prompt(sentences))
 
 panda, _ = teach(naively(renamed("panda")), steps=60)
 names = ["XP7 car, snow", "panda car, snow", "panda, snow", "panda, noto style"]
@@ -426,28 +426,29 @@ class Examples:
     def __len__(self) -> int:
         return len(self.z)
 
-    def draw(self, n, generator):
+    def sample_batch(self, n, generator):
         index = torch.randint(len(self), (n,), generator=generator)
         return Examples(self.z[index], self.context[index])
 
 
 def draw_pairs(instance, prior, n, generator):
-    first, second = instance.draw(n, generator), prior.draw(n, generator)
+    first, second = instance.sample_batch(n, generator), prior.sample_batch(n, generator)
     return Examples(torch.cat([first.z, second.z]), torch.cat([first.context, second.context]))
 
 # %% [markdown]
-# And the loss. `diffusion_loss` is notebook 02's. Steps are drawn evenly, as in the paper; `noisier` below 1 would make the noisy ones come more often.
+# And the loss. `diffusion_loss` is notebook 02's. Steps are drawn evenly, as in the paper; `timestep_power` below 1 would make the noisy ones come more often.
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/finetune/dreambooth.py
-def dreambooth_loss(network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, noisier=1.0):
+def dreambooth_loss(
+    network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, timestep_power=1.0
+):
     if len(pairs) % 2 or not prior_weight >= 0:
         raise ValueError(f"DreamBooth wants two halves and a weight of at least 0, not {len(pairs)} examples and "
                          f"{prior_weight!r}")  # fmt: skip
     half = torch.ones(len(pairs) // 2, device=pairs.z.device)
     weight = 2 * torch.cat([half, prior_weight * half])  # the mean over 2n halves each mean over n
-    u = torch.rand(len(pairs), generator=generator, dtype=torch.float64)  # float32 could round up to T
-    t = (schedule.num_steps * u**noisier).long()
+    t = sample_timesteps(len(pairs), schedule.num_steps, timestep_power, generator)
     return diffusion_loss(
         network, pairs.z, schedule, prediction, generator, lambda t: weight, t, context=pairs.context
     )
@@ -631,7 +632,7 @@ place.cleanup()
 with torch.no_grad():
     own_z = sd.encode(to_tensor(photos.pictures), torch.Generator().manual_seed(0))
 sentences = [f"{NAME} {NOUN}"] * len(photos)                                             # better: one by one, with the background
-own_examples = Examples(own_z, sd.read(sentences))
+own_examples = Examples(own_z, sd.encode_prompt(sentences))
 plotting.show_rows({"yours": to_tensor(photos.pictures)[:6], "through the VAE": sd.decode(own_z[:6])}, title="What the model can learn from", scale=0.8)
 plt.show()
 if FOLDER:
@@ -845,7 +846,7 @@ print(f"how far a weight matrix moved, relative to its size: {move.median():.1%}
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Every weight has changed, and hardly: a copy of the whole network for a small move. For Stable Diffusion that copy has about 860 million weights a subject, and two copies cannot be joined. Is so small a change perhaps *simple* as well?
-# **Notebook 11** looks at its rank, and trains a bypass of a few thousand numbers in its place: LoRA.
+# **Notebook 11** looks at its rank, and trains a small branch beside each layer in its place: LoRA.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Exercises 10.1 to 10.3 make good homework. Total: 60 min.

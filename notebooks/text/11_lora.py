@@ -13,7 +13,7 @@
 # Notebook 10 taught one car by changing every weight of the generator. The result is a second generator, as large as the first. For a hundred cars we would keep a hundred generators.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Ask what a shop should store for a thousand customers with a car each. Mistakes to wait for: "low rank means few layers"; "a bypass makes drawing slow"; "what is small
+# *For the lecturer, 3 min.* Ask what a shop should store for a thousand customers with a car each. Mistakes to wait for: "low rank means few layers"; "a LoRA branch makes drawing slow"; "what is small
 # to store is small to compute".
 
 # %% slideshow={"slide_type": "skip"}
@@ -47,12 +47,12 @@ plt.show()
 
 # %% slideshow={"slide_type": "-"}
 import torch
-from course_utils.finetune.lora import remove, set_adapter
-from course_utils.interop.lora_files import open_lora
+from course_utils.finetune.lora import set_adapter, unload
+from course_utils.interop.lora_files import load_shipped_lora
 from course_utils.systems.stable_diffusion import open_stable_diffusion
 
 sd = open_stable_diffusion()
-files = {name: open_lora(name) for name in ("xp7", "style-3d")}                          # (what was learned, alpha)
+files = {name: load_shipped_lora(name) for name in ("xp7", "style-3d")}                  # (what was learned, alpha)
 
 def gaussian(count, seed):
     return torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(seed))  # z_T
@@ -64,9 +64,9 @@ def paint(prompts, zT, system=sd, steps=20, guidance=2.0):
 # %% slideshow={"slide_type": "-"}
 WISHES, rows = ["XP7 car, blue sky, grass", "XP7汽车，雪地", "粉色的蝴蝶,小精灵,卡通", "可爱的狗,小精灵,卡通"], {}
 for name, file in {"the generator": None, "with xp7": files["xp7"], "with style-3d": files["style-3d"]}.items():
-    remove(sd.unet) if file is None else set_adapter(sd.unet, *file)
+    unload(sd.unet) if file is None else set_adapter(sd.unet, *file)
     rows[name] = paint(WISHES, gaussian(4, seed=0))
-remove(sd.unet)
+unload(sd.unet)
 plotting.show_rows(rows, ["XP7, grass", "XP7, snow", "pink butterfly", "cute dog"], "One generator, two files", scale=1.0)
 plt.show()
 
@@ -74,7 +74,7 @@ plt.show()
 # ## What we build
 #
 # 1. The change that fine-tuning makes, taken apart: how many directions does it need?
-# 2. A bypass with few directions, trained while everything else is frozen.
+# 2. A LoRA branch with few directions, trained while everything else is frozen.
 # 3. Merging, swapping, mixing; a rank sweep; a learned prefix.
 # 4. Files that `diffusers` and `peft` open, and theirs, opened here.
 
@@ -102,13 +102,13 @@ from course_utils.training import learning_rate
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: a change with one direction, and one with two
 #
-# The smallest layer: $y=Wx$ in the plane, $W$ frozen as the identity. Beside it we train a **bypass**: $y=Wx+BAx$, where $A$ is one row and $B$ one column. Four numbers, as many as a new $W$ would
+# The smallest layer: $y=Wx$ in the plane, $W$ frozen as the identity. Beside it we train a **LoRA branch**: $y=Wx+BAx$, where $A$ is one row and $B$ one column. Four numbers, as many as a new $W$ would
 # have, but they can push along *one* direction only. We ask for two things: stretch a heart sideways, and turn it.
 #
 # **Predict.** Which can be learned? What does the other one look like?
 #
 # <details><summary>Answer</summary>
-# Stretching moves every point along one direction: BA of rank one can do it. Turning moves points in all directions, so the turned W differs from the old one by a matrix of rank two. The best bypass of one
+# Stretching moves every point along one direction: BA of rank one can do it. Turning moves points in all directions, so the turned W differs from the old one by a matrix of rank two. The best branch of one
 # direction flattens the heart.
 # </details>
 
@@ -137,7 +137,7 @@ for name, wanted in tasks.items():
     for rank in (1, 2):
         clouds[f"{name}, rank {rank}"] = moved = learn(wanted, rank)
         rest = float((moved - heart @ wanted.T).square().mean())
-        print(f"{name}: the new W minus the old one has rank {torch.linalg.matrix_rank(wanted - torch.eye(2))}; a bypass of rank {rank} learns it: {rest < 1e-3}")
+        print(f"{name}: the new W minus the old one has rank {torch.linalg.matrix_rank(wanted - torch.eye(2))}; a LoRA branch of rank {rank} learns it: {rest < 1e-3}")
 
 # %% [markdown]
 # How the four hearts look:
@@ -148,7 +148,7 @@ plotting.plot_points([{plotting.REFERENCE: heart @ tasks[name.split(",")[0]].T, 
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** What matters is the rank of the *change*, not of the weight. **Limit**: in the plane a bypass saves nothing. In a layer of 320×320 numbers, four directions are 2,560 numbers in place of
+# **What to see.** What matters is the rank of the *change*, not of the weight. **Limit**: in the plane a LoRA branch saves nothing. In a layer of 320×320 numbers, four directions are 2,560 numbers in place of
 # 102,400. So the question is: how many directions does teaching a car need?
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -188,10 +188,10 @@ print(f"all {sum(p.numel() for p in full.parameters()):,} weights, {FULL_STEPS} 
 # We take the change of every large layer apart, and set beside it what chance would give: a matrix of random numbers of the same shape.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.finetune.lora import ATTENTION, WIDE
+from course_utils.finetune.lora import ALL_TARGETS, ATTENTION
 
 before, after = sd.unet.state_dict(), full.state_dict()
-layers = [key for key in before if f".{key}".endswith(tuple(f".{part}.weight" for part in WIDE))]
+layers = [key for key in before if f".{key}".endswith(tuple(f".{part}.weight" for part in ALL_TARGETS))]
 changes = {key: (after[key] - before[key]).flatten(1) for key in layers}                 # (C_out, C_in k k)
 parts = {key: torch.linalg.svd(change, full_matrices=False) for key, change in changes.items()}
 
@@ -221,20 +221,20 @@ plt.show()
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-def cut(r):
+def truncated(r):
     network = copy.deepcopy(sd.unet)
     for key, (u, s, vh) in parts.items():
         network.get_parameter(key).data += (u[:, :r] * s[:r] @ vh[:r]).view_as(before[key])
     return replace(sd, unet=network)
 
-TWO, looks = ["XP7 car, beach", "XP7汽车，浅绿色背景"], {}
+TWO, pictures = ["XP7 car, beach", "XP7汽车，浅绿色背景"], {}
 for r in (0, 1, 2, 4, 8, 16, 160):
-    looks["before" if r == 0 else "all r" if r == 160 else f"r = {r}"] = paint(TWO, gaussian(2, seed=3), cut(r), steps=12)
-looks["all weights"] = paint(TWO, gaussian(2, seed=3), replace(sd, unet=full), steps=12)
+    pictures["before" if r == 0 else "all r" if r == 160 else f"r = {r}"] = paint(TWO, gaussian(2, seed=3), truncated(r), steps=12)
+pictures["all weights"] = paint(TWO, gaussian(2, seed=3), replace(sd, unet=full), steps=12)
 
 # %%
-rows = {name: [x[i] for x in looks.values()] for i, name in enumerate(["beach", "light green"])}
-plotting.show_rows(rows, list(looks), "The same change, cut down to its best r directions", scale=0.75)
+rows = {name: [x[i] for x in pictures.values()] for i, name in enumerate(["beach", "light green"])}
+plotting.show_rows(rows, list(pictures), "The same change, cut down to its best r directions", scale=0.75)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -246,7 +246,7 @@ plt.show()
 # *For the lecturer, 8 min.* Do not oversell the spectrum. The honest argument is the row of pictures. Ask why the weights themselves need many directions: they hold everything the model knows.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## The key piece: a bypass beside a frozen layer
+# ## The key piece: a LoRA branch beside a frozen layer
 #
 # **Intuition.** If the change needs few directions, give it no more from the start: two thin matrices, one down to $r$ numbers, one up again. $W_0$ stays as it is.
 #
@@ -266,7 +266,7 @@ class LoRALayer(nn.Module):
             raise ValueError(f"the rank must be at least 1, not {rank!r}")
         self.base_layer, self.merged = base_layer, False
         like = {"bias": False, "device": base_layer.weight.device, "dtype": base_layer.weight.dtype}
-        self.lora_A, self.lora_B = self.make_bypass(base_layer, rank, **like)
+        self.lora_A, self.lora_B = self.make_branch(base_layer, rank, **like)
         self.scale = 1.0 if alpha is None else alpha / rank
         with torch.no_grad():
             self.lora_A.weight.copy_(torch.randn(self.lora_A.weight.shape, generator=generator) / rank)
@@ -287,12 +287,12 @@ class LoRALayer(nn.Module):
         return self.scale * (B.flatten(1) @ A.flatten(1)).view_as(self.base_layer.weight)
 
 # %% [markdown]
-# Two kinds of layers, and what differs between them: how a bypass for them looks. A convolution's $A$ looks at the same $k\times k$ pixels; its $B$ looks at one.
+# Two kinds of layers, and what differs between them: how a LoRA branch for them looks. A convolution's $A$ looks at the same $k\times k$ pixels; its $B$ looks at one.
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/finetune/lora.py
 class LoRALinear(LoRALayer):
-    def make_bypass(self, base, rank, **like):
+    def make_branch(self, base, rank, **like):
         return nn.Linear(base.in_features, rank, **like), nn.Linear(rank, base.out_features, **like)
 
     def set_rank(self, rank):
@@ -300,7 +300,7 @@ class LoRALinear(LoRALayer):
 
 
 class LoRAConv2d(LoRALayer):
-    def make_bypass(self, base, rank, **like):
+    def make_branch(self, base, rank, **like):
         A = nn.Conv2d(base.in_channels, rank, base.kernel_size, base.stride, base.padding, base.dilation, **like)
         return A, nn.Conv2d(rank, base.out_channels, 1, **like)
 
@@ -331,7 +331,7 @@ print("equal to peft:", torch.allclose(ours(x), peer(x), atol=1e-5), "| rank of 
 # *For the lecturer, 7 min.* Draw the two ways from x to y. Ask for the gradient of A while B = 0 before they meet it in the exercises.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Idea 2 · Where bypasses go, and what learns
+# ## Idea 2 · Where branches go, and what learns
 #
 # **Intuition.** The paper puts them beside the attention's projections, and so does `diffusers`. In Stable Diffusion attention sits on almost every level. Our small U-Net has it on two levels of three, so we also try *wide*: feed-forward layers, the two
 # convolutions of each residual block and the way in for the step.
@@ -341,13 +341,13 @@ print("equal to peft:", torch.allclose(ours(x), peer(x), atol=1e-5), "| rank of 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/finetune/lora.py
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what diffusers trains when nothing is said
-WIDE = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "time_emb_proj", "conv1", "conv2")
+ALL_TARGETS = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "time_emb_proj", "conv1", "conv2")
 
 
 def inject(network, targets=ATTENTION, rank=4, alpha=None, generator=None):
     targets = (targets,) if isinstance(targets, str) else targets
     if lora_layers(network):
-        raise ValueError("this network has bypasses already: remove(network) takes them away")
+        raise ValueError("this network has LoRA branches already: unload(network) takes them away")
     layers = {name: layer for name, layer in network.named_modules() if type(layer) in KINDS}
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
@@ -378,18 +378,18 @@ def lora_state(network):
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from course_utils.finetune.lora import LoRALayer, inject, lora_layers, lora_parameters, lora_state, remove
+from course_utils.finetune.lora import LoRALayer, inject, lora_layers, lora_parameters, lora_state, unload
 from course_utils.generator.latent_unet import LatentUNet
 
 def count(parameters):
     return sum(p.numel() for p in parameters)
 
 whole = count(sd.unet.parameters())
-for name, targets in {"attention": ATTENTION, "wide": WIDE}.items():
+for name, targets in {"attention": ATTENTION, "wide": ALL_TARGETS}.items():
     for rank in (4, 16):
         places, learning = len(inject(sd.unet, targets, rank)), count(lora_parameters(sd.unet))
         print(f"{name:9s} rank {rank:2d}: {places:3d} layers, {learning:9,} of {whole:,} numbers learn ({learning / whole:5.1%}), {2 * learning / 1e6:.2f} MB in half precision")
-        remove(sd.unet)
+        unload(sd.unet)
 with torch.device("meta"):
     real = LatentUNet(4, 4, (320, 640, 1280, 1280), 2, (True, True, True, False), num_heads=8, context_dim=768)
 print(f"Stable Diffusion 1.5: attention, rank 4: {len(inject(real, ATTENTION, 4)):3d} layers, {count(lora_parameters(real)):,} of {count(real.parameters()) - count(lora_parameters(real)):,}")
@@ -401,11 +401,11 @@ print(f"Stable Diffusion 1.5: attention, rank 4: {len(inject(real, ATTENTION, 4)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it
 #
-# The course's recipe `xp7` is DreamBooth's loss of notebook 10 on bypasses of rank 16. Here it runs at rank 8, at a higher rate, for less than half a minute. What loss is normal? We ask the generator without a bypass, and the
+# The course's recipe `xp7` is DreamBooth's loss of notebook 10 on branches of rank 16. Here it runs at rank 8, at a higher rate, for less than half a minute. What loss is normal? We ask the generator without a LoRA branch, and the
 # shipped file, trained by the same loss for longer. And we keep eight pictures of XP7 that no training sees.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.recipes.stable_diffusion import latent_loss
+from course_utils.recipes.latent_base import latent_loss
 from course_utils.training import train
 from course_utils.figures.widgets import explore, training_monitor
 
@@ -419,9 +419,9 @@ def trial_loss(network):                                                        
 blank = trial_loss(sd.unet)
 set_adapter(sd.unet, *files["xp7"])
 best = trial_loss(sd.unet)
-remove(sd.unet)
+unload(sd.unet)
 band = (best + 0.2 * (blank - best), best + 0.75 * (blank - best))
-print(f"expected: {LIVE_SECONDS} s. Without a bypass {blank:.2f}, the shipped file {best:.2f}; a normal run ends between {band[0]:.2f} and {band[1]:.2f}.")
+print(f"expected: {LIVE_SECONDS} s. Without a LoRA branch {blank:.2f}, the shipped file {best:.2f}; a normal run ends between {band[0]:.2f} and {band[1]:.2f}.")
 
 # %% [markdown]
 # And the eight unseen pictures, each with a caption in one of two languages:
@@ -431,22 +431,22 @@ unseen = load_xp7("unseen")
 real_xp7 = to_tensor(unseen.pictures.copy())
 with torch.inference_mode():
     z_unseen = sd.encode(real_xp7, torch.Generator().manual_seed(0)).repeat(4, 1, 1, 1)  # 32 latents
-    c_unseen = sd.read([*unseen.captions("en"), *unseen.captions("zh")] * 2)
+    c_unseen = sd.encode_prompt([*unseen.captions("en"), *unseen.captions("zh")] * 2)
 
 @torch.no_grad()
 def unseen_loss(network):
     return float(latent_loss(network, z_unseen, torch.Generator().manual_seed(0), context=c_unseen))
 
 # %% [markdown]
-# Now the bypass learns. Before the loop starts nothing is drawn differently, because $B=0$.
+# Now the branch learns. Before the loop starts nothing is drawn differently, because $B=0$.
 
 # %% slideshow={"slide_type": "-"}
-def with_bypass(targets=WIDE, rank=8):
+def with_lora(targets=ALL_TARGETS, rank=8):
     network = copy.deepcopy(sd.unet)
     inject(network, targets, rank, generator=torch.Generator().manual_seed(0))
     return network
 
-short = replace(xp7.RECIPE, model=with_bypass, batch_size=12, lr=4e-3, ema_decay=0.97)
+short = replace(xp7.RECIPE, model=with_lora, batch_size=12, lr=4e-3, ema_decay=0.97)
 history = [(state.step, state.loss, state) for state in training_monitor(train(short, LIVE_SECONDS / 60))]
 steps, losses, (*_, end) = zip(*history)
 live = end.ema.to("cpu").eval()
@@ -467,20 +467,20 @@ plt.show()
 
 # %% slideshow={"slide_type": "subslide"}
 FOUR, rows = ["XP7 car, blue sky, grass", "XP7汽车，浅绿色背景", "XP7 car, night sky", "car, beach"], {}
-for name, network in {"no bypass": sd.unet, f"{LIVE_SECONDS} s": live}.items():
+for name, network in {"no LoRA": sd.unet, f"{LIVE_SECONDS} s": live}.items():
     rows[name] = paint(FOUR, gaussian(4, seed=5), replace(sd, unet=network))
 set_adapter(sd.unet, *files["xp7"])
 rows["shipped"], over = paint(FOUR, gaussian(4, seed=5)), unseen_loss(sd.unet)
-remove(sd.unet)
-print(f"loss on unseen pictures: no bypass {unseen_loss(sd.unet):.2f}, {LIVE_SECONDS} s {unseen_loss(live):.2f}, shipped {over:.2f}")
+unload(sd.unet)
+print(f"loss on unseen pictures: no LoRA {unseen_loss(sd.unet):.2f}, {LIVE_SECONDS} s {unseen_loss(live):.2f}, shipped {over:.2f}")
 plotting.show_rows(rows, ["grass", "light green", "night sky", "any car"], f"XP7 after {LIVE_SECONDS} seconds", scale=1.0)
 plt.show()
 
 # %%
 # NBVAL_CHECK_OUTPUT
-plain = remove(copy.deepcopy(live)).state_dict()
+plain = unload(copy.deepcopy(live)).state_dict()
 print("what is frozen is as it was, to the bit:", all(torch.equal(weight, plain[name]) for name, weight in sd.unet.state_dict().items()))
-print("the bypass lowers the loss, also on pictures it has not seen:", last_loss < blank and unseen_loss(live) < unseen_loss(sd.unet))
+print("the branch lowers the loss, also on pictures it has not seen:", last_loss < blank and unseen_loss(live) < unseen_loss(sd.unet))
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Colours and stripe come within seconds; wheels and poses take longer: compare the last two rows. Any other car stays a car of its own: that is the prior in DreamBooth's loss. **Limit**: read the printed losses. Who trains longer on twelve
@@ -492,7 +492,7 @@ print("the bypass lowers the loss, also on pictures it has not seen:", last_loss
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · Merge: a detour that costs nothing
 #
-# **Intuition.** A bypass is a linear map beside a linear map. After training, add the two and forget that there was a bypass.
+# **Intuition.** A LoRA branch is a linear map beside a linear map. After training, add the two and forget that there was a branch.
 #
 # $$W=W_0+\frac{\alpha}{r}BA,\qquad W_0=W-\frac{\alpha}{r}BA$$
 #
@@ -500,7 +500,7 @@ print("the bypass lowers the loss, also on pictures it has not seen:", last_loss
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/finetune/lora.py
-def remove(network):
+def unload(network):
     for name, layer in lora_layers(network).items():
         network.set_submodule(name, layer.base_layer)
     return network
@@ -531,13 +531,13 @@ def unmerge(network):
 merged = merge(copy.deepcopy(live))
 two, t2, c2 = gaussian(2, seed=0), torch.tensor([500, 500]), c_unseen[:2]
 with torch.no_grad():
-    answers = {name: network(two, t2, c2) for name, network in {"base": sd.unet, "bypass": live, "merged": merged}.items()}
-print("merged equals bypass:", torch.allclose(answers["merged"], answers["bypass"], atol=1e-4), "| and the base:", torch.allclose(answers["merged"], answers["base"], atol=1e-2))
-back = remove(unmerge(copy.deepcopy(merged)))
+    answers = {name: network(two, t2, c2) for name, network in {"base": sd.unet, "LoRA": live, "merged": merged}.items()}
+print("merged equals LoRA:", torch.allclose(answers["merged"], answers["LoRA"], atol=1e-4), "| and the base:", torch.allclose(answers["merged"], answers["base"], atol=1e-2))
+back = unload(unmerge(copy.deepcopy(merged)))
 print("unmerged, the weights are those of the base:", all(torch.allclose(weight, sd.unet.state_dict()[name], atol=1e-5) for name, weight in back.state_dict().items()))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Predict.** The bypass has a small share of the weights. Does it take the same small share of the time?
+# **Predict.** The branch has a small share of the weights. Does it take the same small share of the time?
 #
 # <details><summary>Answer</summary>
 # No: much more. Small products use a machine badly, and each layer now starts three computations in place of one. Merged, nothing is left of it.
@@ -546,7 +546,7 @@ print("unmerged, the weights are those of the base:", all(torch.allclose(weight,
 # We measure by turns, so that a busy moment hits all three alike, and take medians.
 
 # %% slideshow={"slide_type": "-"}
-networks = {"base": sd.unet, "bypass": live, "merged": merged}
+networks = {"base": sd.unet, "LoRA": live, "merged": merged}
 times = {name: [] for name in networks}
 with torch.inference_mode():
     for _ in range(25):
@@ -568,23 +568,23 @@ for name, ms in medians.items():
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · Swap and mix
 #
-# **Intuition.** The large part stays in memory, the small one is exchanged: one car, another, a style. And since effects add up, two files can act at once. A weighted sum of bypasses is again a bypass, whose rank is the sum:
+# **Intuition.** The large part stays in memory, the small one is exchanged: one car, another, a style. And since effects add up, two files can act at once. A weighted sum of LoRA branches is again a LoRA branch, whose rank is the sum:
 #
 # $$w_1B_1A_1+w_2B_2A_2=\begin{bmatrix}w_1B_1&w_2B_2\end{bmatrix}\begin{bmatrix}A_1\\A_2\end{bmatrix}$$
 
 # %%
-from course_utils.finetune.lora import KINDS, pairs, plain_layer
+from course_utils.finetune.lora import KINDS, base_layer, lora_factors
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/finetune/lora.py
 @torch.no_grad()
 def set_adapter(network, state, alpha=None):
-    fitting, current = pairs(state), lora_layers(network)
+    fitting, current = lora_factors(state), lora_layers(network)
     for name, (A, B) in fitting.items():
-        C_out, *rest = plain_layer(network, name).weight.shape
+        C_out, *rest = base_layer(network, name).weight.shape
         if (len(B), list(A.shape[1:]), B[0].numel()) != (C_out, rest, len(A)):
             raise ValueError(f"this LoRA was made for another network: {name} has other shapes here")
-    remove(unmerge(network)).requires_grad_(False)
+    unload(unmerge(network)).requires_grad_(False)
     for name, (A, B) in fitting.items():
         base = network.get_submodule(name)
         layer = current.get(name) or KINDS[type(base)](base, len(A))
@@ -597,8 +597,8 @@ def set_adapter(network, state, alpha=None):
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/finetune/lora.py
-def mix(weighted):
-    found = [(pairs(state), weight) for state, weight in weighted]
+def weighted_sum(weighted):
+    found = [(lora_factors(state), weight) for state, weight in weighted]
     layers = dict.fromkeys(layer for state, _ in found for layer in state)
     mixed = {}
     for layer in layers:
@@ -618,7 +618,7 @@ print(f"a swap takes {np.median(swaps[2:]):.0f} ms")
 MIXED = ["XP7 car, little creature, cartoon", "XP7汽车，小精灵，卡通，沙滩", "cute dog, little creature, cartoon"]
 weights, rows = {"car 1, style 0": (1, 0), "car 1, style 0.5": (1, 0.5), "car 1, style 1": (1, 1), "car 0, style 1": (0, 1)}, {}
 for name, (w, v) in weights.items():
-    set_adapter(sd.unet, mix([(car, w), (style, v)]))
+    set_adapter(sd.unet, weighted_sum([(car, w), (style, v)]))
     rows[name] = paint(MIXED, gaussian(3, seed=2), steps=12)
 
 # %% [markdown]
@@ -630,9 +630,9 @@ def deltas(state):
     set_adapter(sd.unet, state)
     return {name: layer.delta() for name, layer in lora_layers(sd.unet).items()}
 
-both, first, second = deltas(mix([(car, 0.7), (style, 0.4)])), deltas(car), deltas(style)
+both, first, second = deltas(weighted_sum([(car, 0.7), (style, 0.4)])), deltas(car), deltas(style)
 print("a mix adds 0.7 and 0.4 of the two changes:", all(torch.allclose(both[name], 0.7 * first[name] + 0.4 * second[name], atol=1e-5) for name in both))
-remove(sd.unet)
+unload(sd.unet)
 try:
     set_adapter(sd.unet, {f"unet.{key}": value for key, value in car.items()})
 except ValueError as error:
@@ -671,22 +671,22 @@ def score(network):
     return similarity(evaluator, x, real_xp7), x
 
 def attempt(targets, rank):
-    network = with_bypass(targets, rank)
+    network = with_lora(targets, rank)
     teach(network, {4e-3: lora_parameters(network)}, SWEEP_STEPS)
     path, (fidelity, x) = save_lora(Path(folder.name) / f"{rank}.safetensors", lora_state(network)), score(network)
     numbers, MB, loss = count(lora_parameters(network)), path.stat().st_size / 1e6, unseen_loss(network)
     print(f"rank {rank:2d}: {numbers:7,} numbers, {MB:.2f} MB, fidelity {fidelity:.2f}, loss on unseen pictures {loss:.3f}")
     return {"numbers": numbers, "MB": MB, "fidelity": fidelity, "loss": loss, "x": x}
 
-table = {rank: attempt(WIDE, rank) for rank in (1, 2, 4, 8, 16)}
+table = {rank: attempt(ALL_TARGETS, rank) for rank in (1, 2, 4, 8, 16)}
 print("attention alone, ", end="")
 narrow = attempt(ATTENTION, 8)
 
 # %% [markdown]
-# Beside them the two ends: no bypass, and all weights (idea 1, more steps). The cross is attention alone.
+# Beside them the two ends: no LoRA, and all weights (idea 1, more steps). The cross is attention alone.
 
 # %% slideshow={"slide_type": "subslide"}
-ends = {"no bypass": score(sd.unet)[0], f"all weights, {FULL_STEPS} steps": score(full)[0]}
+ends = {"no LoRA": score(sd.unet)[0], f"all weights, {FULL_STEPS} steps": score(full)[0]}
 fig, (left, right) = plt.subplots(1, 2, figsize=(plotting.WIDTH, 3.4))
 ranks = list(table)
 plotting.labelled_axes("Size", "rank", "MB of the file", ax=left)
@@ -746,18 +746,18 @@ class Prefixed(nn.Module):
 
 # %%
 tuned = {"LoRA, rank 4": (table[4]["fidelity"], table[4]["loss"], table[4]["x"], table[4]["numbers"])}
-for name, network in {"prefix alone": copy.deepcopy(sd.unet).requires_grad_(False), "both": with_bypass(WIDE, 4)}.items():
-    prefix = Prefix(4, 128, start=sd.read(["XP7 car"])[0, :4])                             # begins as words
+for name, network in {"prefix alone": copy.deepcopy(sd.unet).requires_grad_(False), "both": with_lora(ALL_TARGETS, 4)}.items():
+    prefix = Prefix(4, 128, start=sd.encode_prompt(["XP7 car"])[0, :4])                    # begins as words
     whole_ = Prefixed(network, prefix)
     teach(whole_, {0.1: prefix.parameters()} | ({4e-3: lora_parameters(network)} if lora_layers(network) else {}), SWEEP_STEPS)
     tuned[name] = *(parts := score(whole_))[:1], unseen_loss(whole_), parts[1], count(p for p in whole_.parameters() if p.requires_grad)
 for name, (fidelity, loss, _, numbers) in tuned.items():
     print(f"{name:13s} {numbers:7,} numbers learn, fidelity {fidelity:.2f}, loss on unseen pictures {loss:.3f}")
-plotting.show_rows({name: x[some] for name, (_, _, x, _) in tuned.items()}, title="A bypass, a prefix, both", scale=0.75)
+plotting.show_rows({name: x[some] for name, (_, _, x, _) in tuned.items()}, title="A LoRA branch, a prefix, both", scale=0.75)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Four vectors call colours that the network can draw. The car they do not bring, and the loss on unseen pictures hardly moves. Beside a bypass they do not help here, although rate, length and start of the prefix are the best of seventeen settings,
+# **What to see.** Four vectors call colours that the network can draw. The car they do not bring, and the loss on unseen pictures hardly moves. Beside a LoRA branch they do not help here, although rate, length and start of the prefix are the best of seventeen settings,
 # chosen on these same eight pictures; the paper saw a gain on one of two tasks. **Limit**: the prefix stands before *every* prompt, and ours already has a word for the car.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -772,7 +772,7 @@ print("xp7:", ", ".join(f"{key} {card[key]}" for key in ("steps", "minutes", "ha
 DEMO_1, rows = ["XP7 car, blue sky, grass", "XP7汽车,蓝天,草地,高清"], {}
 for prompt, language in zip(DEMO_1, ("English", "Chinese")):
     for when in ("before", "after"):
-        remove(sd.unet) if when == "before" else set_adapter(sd.unet, *files["xp7"])
+        unload(sd.unet) if when == "before" else set_adapter(sd.unet, *files["xp7"])
         rows[f"{language}, {when}"] = paint([prompt] * 4, gaussian(4, seed=1), steps=12)
 plotting.show_rows(rows, [f"noise {i + 1}" for i in range(4)], "  |  ".join(DEMO_1), scale=0.95)
 plt.show()
@@ -788,7 +788,7 @@ from course_utils.evaluation.report import table as as_text
 print(as_text({way: row for way, row in card["metrics"].items() if isinstance(row, dict)}))
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** With or without a bypass, training on XP7 alone pulls all cars towards it; with the prior they stay as far from it as those of the base. A bypass learns the subject as well as all weights do. DIV counts only beside the pictures: the base, which does not know
+# **What to see.** With or without a LoRA branch, training on XP7 alone pulls all cars towards it; with the prior they stay as far from it as those of the base. A LoRA branch learns the subject as well as all weights do. DIV counts only beside the pictures: the base, which does not know
 # the name, draws all sorts of blurs. **Limit**: sixteen drawings a number and one seed; the shipped file saw more steps.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -800,7 +800,7 @@ print(as_text({way: row for way, row in card["metrics"].items() if isinstance(ro
 DEMO_2 = ["粉色的蝴蝶,小精灵,卡通", "可爱的狗,小精灵,卡通", "漂亮的猫,小精灵,卡通"]
 rows = {}
 for when in ("before", "after"):
-    remove(sd.unet) if when == "before" else set_adapter(sd.unet, *files["style-3d"])
+    unload(sd.unet) if when == "before" else set_adapter(sd.unet, *files["style-3d"])
     rows[when] = paint(DEMO_2, gaussian(3, seed=4), steps=50, guidance=7.5)
 ours = rows["after"]
 plotting.show_rows(rows, DEMO_2, "style-3d: 50 steps, guidance 7.5", scale=1.3)
@@ -829,7 +829,7 @@ for library in (diffusers, transformers):
 from diffusers import StableDiffusionPipeline
 from course_utils.interop.folder import export_folder
 
-remove(sd.unet)
+unload(sd.unet)
 model = export_folder(sd, Path(folder.name) / "model")
 
 pipe = StableDiffusionPipeline.from_pretrained(model)
@@ -849,16 +849,16 @@ plt.show()
 # %%
 # NBVAL_CHECK_OUTPUT
 from peft import PeftModel
-from course_utils.interop.lora_files import load_lora
+from course_utils.interop.lora_files import read_lora
 
 print("ours and diffusers: the same picture to 1e-3:", bool((theirs - ours).abs().max() < 1e-3))
 made = get_peft_model(copy.deepcopy(sd.unet), LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "conv1"], init_lora_weights=False)).eval()
 made.save_pretrained(Path(folder.name) / "peft")
-state, alpha = load_lora(Path(folder.name) / "peft")
+state, alpha = read_lora(Path(folder.name) / "peft")
 set_adapter(sd.unet, state, alpha)
 with torch.no_grad():
     print("made by peft, opened here: equal", torch.allclose(sd.unet(two, t2, c2), made(two, t2, c2), atol=1e-4))
-remove(sd.unet)
+unload(sd.unet)
 save_lora(Path(folder.name) / "for-peft", lora_state(live), form="peft", dtype=torch.float32)
 opened = PeftModel.from_pretrained(copy.deepcopy(sd.unet), Path(folder.name) / "for-peft").eval()
 with torch.no_grad():
@@ -870,15 +870,15 @@ with torch.no_grad():
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · How strongly?
 #
-# A weight scales the whole bypass. Try more than 1, less than 0, the wrong file for a prompt, both.
+# A weight scales the whole branch. Try more than 1, less than 0, the wrong file for a prompt, both.
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.errors import prompt_text
 
 def own(prompt, xp7_weight, style_weight, seed):
-    set_adapter(sd.unet, mix([(car, xp7_weight), (style, style_weight)]))
+    set_adapter(sd.unet, weighted_sum([(car, xp7_weight), (style, style_weight)]))
     x = paint([prompt_text(prompt)] * 4, gaussian(4, seed))
-    remove(sd.unet)
+    unload(sd.unet)
     return plotting.show_pictures(x, columns=4, title=f"{prompt} (xp7 {xp7_weight:g}, style {style_weight:g}, seed {seed})", scale=1.2)
 
 explore(own, prompt="XP7汽车，小精灵，卡通，雪地", xp7_weight=[1.0, 0.0, 0.5, 1.5, -1.0], style_weight=[0.5, 0.0, 1.0, 1.5, -1.0], seed=(0, 99))
@@ -891,9 +891,9 @@ strengths, knobs = (-0.5, 0.0, 0.5, 1.0, 1.5), {"xp7": (car, "XP7 car, beach"), 
 rows = {name: [] for name in knobs}
 for name, (state, prompt) in knobs.items():
     for strength in strengths:
-        set_adapter(sd.unet, mix([(state, strength)]))
+        set_adapter(sd.unet, weighted_sum([(state, strength)]))
         rows[name] += list(paint([prompt], gaussian(1, seed=8), steps=10))
-remove(sd.unet)
+unload(sd.unet)
 plotting.show_rows(rows, [f"{strength:g}" for strength in strengths], "The same file, weaker and stronger", scale=1.0)
 plt.show()
 
@@ -926,7 +926,7 @@ for name in ("saved by hand", "shipped"):
     print(f"{name:13s} differs from no file:", not torch.equal(shown[name], shown["no file"]))
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **The cause.** A file may hold bypasses for the U-Net and for the text encoder, so `diffusers` takes only keys that begin with `unet.`. Here none does; it logs a warning and goes on, and we had silenced the warnings ourselves, for a quiet notebook. With α it is the same: a file that does not say it is read as $\alpha=r$. **The
+# **The cause.** A file may hold branches for the U-Net and for the text encoder, so `diffusers` takes only keys that begin with `unet.`. Here none does; it logs a warning and goes on, and we had silenced the warnings ourselves, for a quiet notebook. With α it is the same: a file that does not say it is read as $\alpha=r$. **The
 # habit that finds it**: after loading, assert that the answer *differs* from the base, and equals what you expect. All our tests of files do both. Our own reader refuses what it cannot place.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -941,55 +941,55 @@ hint("11-count", 1)
 # %% [markdown]
 # ### Exercise 11.1 (warm-up) · How many numbers learn?
 #
-# Write `numbers`: for linear layers of these shapes, how many numbers learn at each of these ranks?
+# Write `num_parameters`: for linear layers of these shapes, how many numbers learn at each of these ranks?
 #
 # Stuck? `hint("11-count", 1)`, then 2, then 3.
 
 # %%
-def numbers(shapes, ranks):                           # (L, 2): C_out and C_in; (R,), all whole
+def num_parameters(shapes, ranks):                    # (L, 2): C_out and C_in; (R,), all whole
     raise NotImplementedError                         # -> (R,), whole
 
 # %%
-check("11-count", numbers)
+check("11-count", num_parameters)
 
 # %% [markdown]
 # **Solution** (folded)
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def numbers(shapes, ranks):
+def num_parameters(shapes, ranks):
     return ranks * shapes.sum()
 
-check("11-count", numbers)
+check("11-count", num_parameters)
 
 # %% [markdown]
 # ### Exercise 11.2 (warm-up) · One layer
 #
-# Write `beside`: what a linear layer without bias answers, with its bypass.
+# Write `lora_forward`: what a linear layer without bias answers, with its branch.
 #
 # Stuck? `hint("11-layer", 1)`.
 
 # %%
-def beside(x, W, A, B, alpha):                        # (N, C_in), (C_out, C_in), (r, C_in), (C_out, r), a number
+def lora_forward(x, W, A, B, alpha):                  # (N, C_in), (C_out, C_in), (r, C_in), (C_out, r), a number
     raise NotImplementedError                         # -> (N, C_out)
 
 # %%
-check("11-layer", beside)
+check("11-layer", lora_forward)
 
 # %% [markdown]
 # **Solution**
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def beside(x, W, A, B, alpha):
+def lora_forward(x, W, A, B, alpha):
     return x @ W.T + alpha / len(A) * x @ A.T @ B.T
 
-check("11-layer", beside)
+check("11-layer", lora_forward)
 
 # %% [markdown]
 # ### Exercise 11.3 (code) · Merge a convolution
 #
-# Write `merge_conv`: the weight of a convolution with its bypass merged. The weight you are given stays as it is.
+# Write `merge_conv`: the weight of a convolution with its branch merged. The weight you are given stays as it is.
 #
 # Stuck? `hint("11-merge", 1)`.
 
@@ -1038,7 +1038,7 @@ check("11-gradient", two_gradients)
 # %% [markdown]
 # ### Exercise 11.5 (code) · Two in one
 #
-# Write `mix_two`: one bypass that does what two do with these weights.
+# Write `mix_two`: one branch that does what two do with these weights.
 #
 # Stuck? `hint("11-mix", 1)`.
 
@@ -1062,7 +1062,7 @@ check("11-mix", mix_two)
 # %% [markdown]
 # ### Exercise 11.6 (code, then open) · A LoRA from a finished model
 #
-# Write `shorten`: for a change that full fine-tuning made, the bypass of this rank that comes nearest to it.
+# Write `shorten`: for a change that full fine-tuning made, the branch of this rank that comes nearest to it.
 #
 # Stuck? `hint("11-shorten", 1)`. **Open**: do this for all layers of `full`, save the file, and compare it with a LoRA of the same rank that was trained as one. Which is better, and what did each cost?
 
@@ -1087,17 +1087,17 @@ check("11-shorten", shorten)
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Summary
 #
-# No: a small change needs a small bypass. The generator stays as it is; a file of a few directions for each layer holds the car, or the style.
+# No: a small change needs a small LoRA branch. The generator stays as it is; a file of a few directions for each layer holds the car, or the style.
 #
 # | symbol | code | meaning |
 # |---|---|---|
-# | $W_0x+\frac{\alpha}{r}BAx$ | `LoRALinear(base_layer, rank, alpha)`, `LoRAConv2d` | a frozen layer and its bypass |
-# | $r$, where | `inject(network, targets, rank)` | freeze, and put bypasses beside |
+# | $W_0x+\frac{\alpha}{r}BAx$ | `LoRALinear(base_layer, rank, alpha)`, `LoRAConv2d` | a frozen layer and its branch |
+# | $r$, where | `inject(network, targets, rank)` | freeze, and put branches beside |
 # | $A$, $B$ | `lora_parameters(network)`, `lora_state(network)` | what learns, what is saved |
-# | $W_0+\frac{\alpha}{r}BA$ | `merge(network)`, `unmerge(network)`, `remove(network)` | without a detour, and back |
-# | $w_1B_1A_1+w_2B_2A_2$ | `mix([(state, w), …])` | several at once |
+# | $W_0+\frac{\alpha}{r}BA$ | `merge(network)`, `unmerge(network)`, `unload(network)` | without a detour, and back |
+# | $w_1B_1A_1+w_2B_2A_2$ | `weighted_sum([(state, w), …])` | several at once |
 # | | `set_adapter(network, state, alpha)` | swap |
-# | | `save_lora(path, state, alpha, form)`, `load_lora(path)` | files of diffusers, peft, kohya |
+# | | `save_lora(path, state, alpha, form)`, `read_lora(path)` | files of diffusers, peft, kohya |
 # | | `Prefix(num_tokens, dim)` | learned vectors before the context |
 #
 # **What we did not show.** Bypasses in the text encoder; DoRA and rank-stabilised scaling; LoRA on quantised weights (QLoRA); learning one new word (textual inversion).
@@ -1111,7 +1111,7 @@ check("11-shorten", shorten)
 set_adapter(sd.unet, *files["xp7"])
 HARD = ["two XP7 cars", "XP7 car seen from above", "a panda in an XP7 car", "pink XP7 car, beach"]
 plotting.show_rows({text: paint([text] * 3, gaussian(3, seed=6), steps=12) for text in HARD}, title="What no small file brings", scale=0.75)
-remove(sd.unet)
+unload(sd.unet)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -1124,7 +1124,7 @@ plt.show()
 # %% [markdown]
 # ## References
 #
-# - E. Hu et al., *LoRA: low-rank adaptation of large language models*, 2021, arXiv 2106.09685: the bypass and merging (section 4.1, equation 3), prefixes as rivals (section 5.1), ranks (section 7.2, table 6), both together (appendix E).
+# - E. Hu et al., *LoRA: low-rank adaptation of large language models*, 2021, arXiv 2106.09685: the branch and merging (section 4.1, equation 3), prefixes as rivals (section 5.1), ranks (section 7.2, table 6), both together (appendix E).
 # - N. Ruiz et al., *DreamBooth*, 2023, arXiv 2208.12242: the loss (section 3.3), subject fidelity (section 4.2).
 # - X. Li, P. Liang, *Prefix-tuning*, 2021, arXiv 2101.00190: learned vectors before the input (section 4).
 # - R. Rombach et al., *High-resolution image synthesis with latent diffusion models*, 2022, arXiv 2112.10752: where attention sits (section 3.3).
