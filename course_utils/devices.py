@@ -1,15 +1,19 @@
-"""Where the arithmetic happens: device, precision, memory and seeds in one place."""
+"""Where the arithmetic happens: device, precision and memory in one place."""
 
 import contextlib
 import os
 import platform
-import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from course_utils.errors import InputError
+
+PRECISIONS = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 Result = TypeVar("Result")
 
@@ -18,7 +22,7 @@ def best_device(name: str | None = None) -> torch.device:
     """Return the device to work on: the one asked for, else CUDA, else Apple's MPS, else the CPU.
 
     name: "cuda", "cuda:1", "mps", "cpu" or None; the environment variable COURSE_DEVICE stands in for None.
-    Raises ValueError when that device is unknown or absent. Built in notebook 00.
+    Raises InputError when that device is unknown or absent. Built in notebook 00.
     """
     name = name or os.environ.get("COURSE_DEVICE")
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -26,35 +30,62 @@ def best_device(name: str | None = None) -> torch.device:
         return torch.device(next(kind for kind, here in present.items() if here))
     kind = str(name).split(":")[0]
     if kind not in present:
-        raise ValueError(f"unknown device {name!r}: choose one of {', '.join(present)}")
+        raise InputError(f"unknown device {name!r}: choose one of {', '.join(present)}")
     if not present[kind]:
         here = ", ".join(k for k, yes in present.items() if yes)
-        raise ValueError(f"this machine has no {kind} device: use one of {here}, or leave the device out")
+        raise InputError(f"this machine has no {kind} device: use one of {here}, or leave the device out")
     device = torch.device(name)
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+        raise InputError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
     return device
 
 
-def seed_everything(seed: int) -> torch.Generator:
-    """Seed Python, NumPy and torch, and return a seeded CPU generator to pass to samplers.
-
-    seed: an integer 0 <= seed < 2**32. Noise is always drawn on the CPU, so a seed gives the same
-    picture on every device. Raises ValueError out of that range. Built in notebook 00.
-    """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-        raise ValueError(f"the seed must be a whole number from 0 to 2**32 - 1, not {seed!r}")
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
-
-
-def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the precision context of a device: bfloat16 on CUDA, float32 elsewhere."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device computes bfloat16 itself; where it is emulated, float32 is faster."""
     if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()  # on most laptop CPUs bfloat16 is emulated, hence slower
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # absent from older versions of torch
+    return device.type == "cpu" and any(capabilities().get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def mixed_precision(device: torch.device) -> torch.dtype:
+    """Return the type in which convolutions and linear layers train: bfloat16 where it is fast, else float32.
+
+    The environment variable COURSE_PRECISION, bf16 or float32, decides instead; InputError for another value.
+    """
+    name = os.environ.get("COURSE_PRECISION")
+    if name and name not in PRECISIONS:
+        raise InputError(f"COURSE_PRECISION must be {' or '.join(PRECISIONS)}, not {name!r}")
+    return PRECISIONS[name] if name else torch.bfloat16 if has_bfloat16(device) else torch.float32
+
+
+class _Float32Attention(TorchFunctionMode):
+    """Computes attention in float32 within autocast: on CPUs that is faster than in bfloat16."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is not F.scaled_dot_product_attention:
+            return function(*args, **kwargs)
+
+        def widen(x):
+            return x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+        with torch.autocast("cpu", enabled=False):
+            return function(*map(widen, args), **{key: widen(x) for key, x in kwargs.items()})
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device) -> Iterator[None]:
+    """Compute in the device's mixed precision: bfloat16 where `mixed_precision` says so, float32 elsewhere.
+
+    Weights stay as they are; common losses, and on CPUs attention, are computed in float32.
+    """
+    if mixed_precision(device) == torch.float32:
+        yield
+        return
+    attention = _Float32Attention() if device.type == "cpu" else contextlib.nullcontext()
+    with torch.autocast(device.type, torch.bfloat16), attention:
+        yield
 
 
 def synchronize(device: torch.device) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import torch
 
-from course_utils.checkpoints import CheckpointError
-from course_utils.devices import best_device, halve_on_oom
+from course_utils.devices import autocast, best_device, halve_on_oom
+from course_utils.errors import CheckpointError, CourseError
+from course_utils.prefetch import Batches, dead_workers_named
 from course_utils.runs import load_run, save_run
 
+READ_EVERY = 20  # steps between looks at a GPU's loss: each look makes the CPU wait for it
+FAILURES = 3  # steps in a row without a finite loss or gradient: the next ones would not be better
 
 @dataclass(frozen=True)
 class Recipe:
@@ -36,12 +39,16 @@ class Recipe:
     time_share: float = 1.0  # of `course train --all`, relative to the others
     requires: tuple[str, ...] = ()  # names of the checkpoints it builds on: they are trained before it
     decay: float = 0.2  # the last part of the budget, in which the rate falls to zero
+    measure: Callable[[torch.nn.Module], dict] | None = None  # what its card says of the trained network besides
     lora: bool = False  # only the bypasses of a frozen network learn, and only they are shipped
 
 
 @dataclass
 class TrainState:
-    """Where training stands after a step; loss is smoothed over about 50 steps, `ema` is what to draw with."""
+    """Where training stands after a step; loss is smoothed over about 50 steps, `ema` is what to draw with.
+
+    On a GPU, loss and skipped may be as old as READ_EVERY steps.
+    """
 
     step: int
     loss: float
@@ -52,15 +59,21 @@ class TrainState:
     lr: float
     model: torch.nn.Module
     ema: torch.nn.Module
+    skipped: int = 0  # steps without a finite loss or gradient
+    before: dict | None = None  # what came before the first step, when it began with trained weights
 
     @property
     def seconds_left(self) -> float:
         return max(0.0, self.budget - self.seconds)
 
 
-def learning_rate(fraction: float, lr: float) -> float:
-    """Return the rate at a fraction 0 ... 1 of the budget: constant, then straight to zero in the last fifth."""
-    return lr * min(1.0, max(0.0, 1 - fraction) / 0.2)
+class DivergedError(CourseError, ArithmeticError):
+    """Training came apart; the message says when, and what to try."""
+
+
+def learning_rate(fraction: float, lr: float, decay: float = 0.2) -> float:
+    """Return the rate at a fraction 0 ... 1 of the budget: constant, then straight to zero in its last part."""
+    return lr * min(1.0, max(0.0, 1 - fraction) / decay) if decay else lr
 
 
 class EMA:
@@ -97,28 +110,28 @@ def make_accelerator(device):
 
     AcceleratorState._reset_state()  # a notebook may train twice, on two devices
     PartialState._reset_state()
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if device.type == "cuda" else "no")
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")  # `devices.autocast` chooses the precision
 
 
-def train_step(accelerator, recipe, model, optimizer, generator, batch_size):
-    """Take one step on one batch and return (loss, pictures seen); on out-of-memory halve the batch and say so."""
-    def backward(n):
-        optimizer.zero_grad()  # an attempt that ran out of memory may have left gradients behind
-        batch = {k: v.to(accelerator.device) for k, v in recipe.batch(generator, n).items()}
-        loss = recipe.loss(model, batch, generator)
-        accelerator.backward(loss)
-        return loss.detach(), n
+class Tally:
+    """The smoothed loss and the failed steps, counted on the device: to read them is to wait for it."""
 
-    result = halve_on_oom(backward, batch_size)
-    accelerator.clip_grad_norm_(model.parameters(), 1.0)  # DDPM's clip: a rare bad batch cannot wreck the weights
-    optimizer.step()
-    return result
+    def __init__(self, device, loss=0.0, skipped=0):
+        self.loss, self.skipped = torch.tensor(loss, device=device), torch.tensor(skipped, device=device)
+        self.in_a_row = self.worst = torch.zeros_like(self.skipped)
+
+    def add(self, loss, failed, smooth):
+        """Count a step: its loss, and whether it failed (both tensors); smooth: the weight of the past."""
+        self.loss = torch.where(failed, self.loss, smooth * self.loss + (1 - smooth) * loss)
+        self.skipped = self.skipped + failed
+        self.in_a_row = (self.in_a_row + 1) * failed
+        self.worst = torch.maximum(self.worst, self.in_a_row)
 
 
 class Run:
     """A network in training with all that belongs to it: what `train` steps, saves and resumes."""
 
-    def __init__(self, recipe, seed, device, path, weights=None):
+    def __init__(self, recipe, seed, device, path, weights=None, before=None, workers=0):
         self.recipe, self.seed, self.path = recipe, seed, path
         self.accelerator = make_accelerator(device)
         torch.manual_seed(seed)
@@ -126,9 +139,10 @@ class Run:
         if weights is not None:
             self.network.load_state_dict(weights)
         self.network.to(self.accelerator.device)
-        self.ema = EMA(self.network, recipe.ema_decay)
-        self.batch_size = recipe.batch_size
-        self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0}
+        self.ema, self.batch_size = EMA(self.network, recipe.ema_decay), recipe.batch_size
+        self.batches = Batches(recipe.batch, self.seed_of, workers, pin=self.accelerator.device.type == "cuda")
+        self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "skipped": 0, "before": before}
+        self.diverged = False
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
@@ -137,70 +151,110 @@ class Run:
         """Go back to what was saved."""
         if self.path is None or not self.path.exists():
             raise CheckpointError(f"there is no run of {self.recipe.name!r} to resume: train it without --resume first")
-        self.progress = load_run(self.path, self.network, self.ema, self.optimizer)
+        self.progress |= load_run(self.path, self.network, self.ema, self.optimizer)
 
     def prepare(self):
         """Hand network and optimizer to accelerate, which spreads them over the devices."""
         self.model, self.optimizer = self.accelerator.prepare(self.network, self.optimizer)
         self.model.train()
+        self.tally = Tally(self.accelerator.device, self.progress["loss"], self.progress["skipped"])
+
+    def close(self):
+        """End the workers and save, unless training came apart: then what was saved before is the better state."""
+        self.batches.close()
+        if not self.diverged:
+            self.save()
 
     def save(self):
         if self.path is not None and self.accelerator.is_main_process:
+            self.read_tally()
             save_run(self.path, self.network, self.ema, self.optimizer.optimizer, self.progress)
+
+    def read_tally(self):
+        """Bring loss and failures into the progress; DivergedError after FAILURES failed steps in a row."""
+        self.progress["loss"], self.progress["skipped"] = float(self.tally.loss), int(self.tally.skipped)
+        if not self.diverged and int(self.tally.worst) >= FAILURES:
+            self.diverged = True
+            raise DivergedError(
+                f"the training of {self.recipe.name!r} came apart by step {self.progress['step']}: {FAILURES} steps in "
+                "a row had no finite loss or gradient. Try a lower rate (the recipe's lr), or COURSE_PRECISION=float32"
+            )
+
+    def seed_of(self, step) -> int:
+        """A seed of its own for every step of every process: a resumed run sees what the unbroken one would."""
+        return (self.seed * 1_000_003 + step) * self.accelerator.num_processes + self.accelerator.process_index
+
+    def backward(self, n):
+        """Leave the gradients of n of the step's pictures in the network; return (loss, n)."""
+        self.optimizer.zero_grad()  # an attempt that ran out of memory may have left gradients behind
+        batch, generator = self.batches.take(self.progress["step"], n)
+        device = self.accelerator.device
+        batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+        with autocast(device):
+            loss = self.recipe.loss(self.model, batch, generator)
+        self.accelerator.backward(loss)
+        return loss.detach().float(), n
 
     def step(self, lr) -> int:
         """Take one step at this rate and return how many pictures all processes saw."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         step, parts = self.progress["step"], self.accelerator.num_processes
-        # every step of every process has a seed of its own, so a resumed run sees what the unbroken one would
-        seed = (self.seed * 1_000_003 + step) * parts + self.accelerator.process_index
-        generator = torch.Generator().manual_seed(seed)
-        loss, self.batch_size = train_step(
-            self.accelerator, self.recipe, self.model, self.optimizer, generator, self.batch_size
-        )
+        with dead_workers_named():
+            loss, self.batch_size = halve_on_oom(self.backward, self.batch_size)
+        # DDPM's clip: a rare bad batch cannot wreck the weights
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        failed = ~(norm.isfinite() & loss.isfinite())
+        if parts > 1:  # they skip it together, or their weights would part
+            failed = self.accelerator.reduce(failed.float(), "sum") > 0
+        self.optimizer.optimizer.found_inf = failed.float()  # AdamW's own way to skip a step without waiting for a GPU
+        self.optimizer.step()
         self.ema.update(self.network)
-        smooth = min(0.98, step / (step + 1))  # a plain mean first, then over about 50 steps
-        seen = self.batch_size * parts
+        self.tally.add(loss, failed, min(0.98, step / (step + 1)))  # a plain mean first, then over about 50 steps
         self.progress["step"] = step + 1
-        self.progress["pictures"] += seen
-        self.progress["loss"] = smooth * self.progress["loss"] + (1 - smooth) * float(loss)
-        return seen
+        self.progress["pictures"] += self.batch_size * parts
+        if self.accelerator.device.type == "cpu" or (step + 1) % READ_EVERY == 0:
+            self.read_tally()
+        return self.batch_size * parts
 
 
 def train(
-    recipe, minutes, seed=0, resume=False, run_dir=None, device=None, save_every=30.0, weights=None,
+    recipe, minutes, seed=0, resume=False, run_dir=None, device=None, save_every=30.0, weights=None, before=None,
+    workers=0,
 ) -> Iterator[TrainState]:  # fmt: skip
     """Train a recipe for some minutes of wall-clock time and yield a TrainState after every step.
 
     minutes: the whole budget, what a resumed run has used already included; run_dir: where the run is saved every
     save_every seconds and at the end, also after Ctrl-C (None: nowhere); weights: a state dict to begin with (None:
-    random). Raises ValueError for minutes <= 0,
-    CheckpointError when there is nothing whole to resume, or when the disk is full. Built in notebook 02.
+    random); before: what is known of these weights' training, kept with the run; workers: processes that make the
+    next batches meanwhile, which are the same with any number. Raises ValueError for minutes <= 0, CheckpointError when
+    there is nothing whole to resume, or when the disk is full, DivergedError when three steps in a row have no finite
+    loss or gradient; one or two are skipped. Built in notebook 02.
     """
     if not minutes > 0:
         raise ValueError(f"minutes must be more than 0, not {minutes!r}")
     path = Path(run_dir) / f"{recipe.name}.run.safetensors" if run_dir else None
-    run = Run(recipe, seed, best_device() if device is None else torch.device(device), path, weights)
+    run = Run(recipe, seed, best_device() if device is None else torch.device(device), path, weights, before, workers)
     if resume:
         run.resume()
     run.prepare()
     progress, budget = run.progress, 60.0 * minutes
+    progress["budget"] = budget
     began = time.monotonic() - progress["seconds"]
     saved = began_here = time.monotonic()
     seen_here = 0
     try:
         while (seconds := shared_clock(run.accelerator, time.monotonic() - began)) < budget:
-            lr = learning_rate(seconds / budget, recipe.lr)
+            lr = learning_rate(seconds / budget, recipe.lr, recipe.decay)
             seen_here += run.step(lr)
             progress["seconds"] = time.monotonic() - began
             speed = seen_here / (time.monotonic() - began_here)
             yield TrainState(
                 progress["step"], progress["loss"], progress["pictures"], progress["seconds"], budget, speed, lr,
-                run.network, run.ema.model,
+                run.network, run.ema.model, progress["skipped"], progress["before"],
             )  # fmt: skip
             if time.monotonic() - saved >= save_every:
                 run.save()
                 saved = time.monotonic()
     finally:  # the budget is used up, or someone pressed Ctrl-C, or closed the loop early
-        run.save()
+        run.close()

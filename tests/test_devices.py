@@ -1,9 +1,16 @@
-"""Devices, precision, seeds and memory."""
+"""Devices, precision and memory."""
+
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from course_utils import devices
+from course_utils.errors import InputError
+from course_utils.layers import TransformerBlock
 
 
 def test_the_processor_is_always_there(monkeypatch):
@@ -21,22 +28,63 @@ def test_unknown_and_absent_devices_are_named(monkeypatch):
         devices.best_device("cuda")
 
 
-def test_a_seed_repeats_every_source_of_chance():
-    import random
-
-    import numpy as np
-
-    def numbers(seed):
-        generator = devices.seed_everything(seed)
-        return random.random(), np.random.rand(), torch.rand(1).item(), torch.rand(1, generator=generator).item()
-
-    assert numbers(3) == numbers(3) != numbers(4)
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_precision_can_be_chosen(monkeypatch, name, dtype):
+    monkeypatch.setenv("COURSE_PRECISION", name)
+    assert devices.mixed_precision(torch.device("cpu")) == dtype
+    with devices.autocast(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "7", None, True])
-def test_seeds_out_of_range(seed):
-    with pytest.raises(ValueError, match="the seed must be a whole number"):
-        devices.seed_everything(seed)
+def test_an_unknown_precision_is_named(monkeypatch):
+    monkeypatch.setenv("COURSE_PRECISION", "fp8")
+    with pytest.raises(InputError, match="COURSE_PRECISION must be bf16 or float32, not 'fp8'"):
+        devices.mixed_precision(torch.device("cpu"))
+
+
+def test_precision_follows_the_processor(monkeypatch):
+    """The flags that Linux reports and the choice agree; Apple's GPU trains in float32."""
+    monkeypatch.delenv("COURSE_PRECISION", raising=False)
+    assert devices.mixed_precision(torch.device("mps")) == torch.float32
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists():
+        pytest.skip("only Linux lists the flags of its processor")
+    native = {"avx512_bf16", "amx_bf16"} & set(flags.read_text().split())
+    assert (devices.mixed_precision(torch.device("cpu")) == torch.bfloat16) == bool(native)
+
+
+def test_in_bfloat16_attention_and_losses_stay_in_float32(monkeypatch):
+    """What `layers.Attention` asks for: projections in bfloat16, between them attention in float32, mask and all."""
+    monkeypatch.setenv("COURSE_PRECISION", "bf16")
+    seen = {}
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if function in (F.linear, F.conv2d, F.scaled_dot_product_attention):
+                seen[function.__name__] = result.dtype
+            return result
+
+    block = TransformerBlock(16, 2, context_dim=8)
+    x, context = torch.randn(2, 9, 16), torch.randn(2, 5, 8)
+    mask = torch.tensor([[True, True, False, False, False], [True] * 5])
+    expected = block(x, context, mask)
+    with Watch(), devices.autocast(torch.device("cpu")):
+        y = block(x, context, mask)
+        assert F.mse_loss(y, x).dtype == torch.float32
+        assert F.conv2d(x[:, None], torch.ones(1, 1, 3, 3)).dtype == torch.bfloat16
+        q = torch.randn(1, 2, 4, 8, dtype=torch.bfloat16)
+        assert F.scaled_dot_product_attention(q, q, q).dtype == torch.float32
+    assert seen["linear"] == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in block.parameters())
+    assert 0 < (y - expected).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 8), nn.LayerNorm(8)], ids=["group", "layer"])
+def test_norms_compute_in_float32_whatever_they_read(norm):
+    """Only their result is rounded to bfloat16: the same as that of the float32 computation, rounded."""
+    x = (torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 + 100).bfloat16()
+    assert torch.equal(norm(x), norm(x.float()).bfloat16())
 
 
 def test_memory_runs_out_until_the_batch_fits():
@@ -70,5 +118,3 @@ def test_reports():
     report = devices.memory_report(torch.device("cpu"))
     assert 0 < report["free_gb"] <= report["total_gb"] and report["process_gb"] > 0
     assert "CPU" in devices.describe(torch.device("cpu"))
-    with devices.autocast(torch.device("cpu")):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

@@ -15,7 +15,7 @@ ALLOWED = {  # what each folder or module may import, itself aside; held for eve
     **{box: {"layers", "devices", "errors"} for box in BOXES},
     "generator.samplers": {"errors", "generator.schedules", "generator.objectives"},  # samplers know no network
     "generator.guidance": {"errors", "generator.schedules", "generator.objectives"},
-    "checkpoints": {"errors", "data"}, "runs": {"errors", "checkpoints"}, "prefetch": set(),
+    "checkpoints": {"errors", "data"}, "runs": {"errors", "checkpoints"}, "prefetch": {"errors"},
     "training": {"errors", "checkpoints", "devices", "runs", "prefetch"},
     "datasets": {"errors", "data", "checkpoints"},
     "systems": BOXES | {"errors", "layers", "devices", "data", "checkpoints"},
