@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from course_utils.app import commands, train
-from course_utils.app.generate import PROMPTED, SYSTEMS
 from course_utils.errors import CourseError
+from course_utils.systems.registry import PROMPTED, SYSTEMS
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def parser() -> Parser:
     evaluate = add("evaluate", help="let the evaluator judge what a system draws for the fixed prompts")
     evaluate.add_argument("system", nargs="?", default=PROMPTED, metavar="SYSTEM",
                           help=f"what reads prompts; evaluator or vae: on real pictures (default: {PROMPTED})")
-    evaluate.add_argument("--prompts", type=int, default=100, help="1 to 400 a language (default: 100)")
+    evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
     export_options(add("export", help="write a system as a folder that diffusers opens"))
     for command in (draw, evaluate):
@@ -46,6 +46,7 @@ def parser() -> Parser:
     for command in (training, draw, evaluate):
         command.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
         command.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    evaluate.set_defaults(seed=None)  # what is always measured in the same way tells what was asked from what was not
     return top
 
 

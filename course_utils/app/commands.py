@@ -49,7 +49,7 @@ def draw(args: argparse.Namespace) -> int:
     from course_utils.app import generate
 
     start = time.perf_counter()
-    system = generate.choose(args.system, args.prompt)
+    system = generate.default_system(args.system, args.prompt)
     note = generate.prompt_note(system, args.prompt)
     pictures = generate.draw_pictures(system, args.prompt, args.steps, args.seed, args.count, args.guidance,
                                      args.negative, args.device, args.folder, args.lora, show_progress())
@@ -69,23 +69,26 @@ def draw(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Print what the evaluator says of a system's pictures, or of real ones; --write keeps it in the card."""
-    errors.integer("prompts", args.prompts, inputs.PROMPTS)
+    if args.prompts is not None:
+        errors.integer("prompts", args.prompts, inputs.PROMPTS)
     from course_utils import checkpoints
-    from course_utils.app import generate
     from course_utils.evaluation import report
     from course_utils.evaluation.report_xp7 import evaluate_subject
+    from course_utils.systems.registry import SYSTEMS
 
-    reading = [name for name, system in generate.SYSTEMS.items() if "prompt" in system.reads]
-    folder = args.folder
-    others = {"evaluator": lambda: report.evaluate_evaluator(folder=folder),
-              "vae": lambda: report.evaluate_vae(folder=folder),
-              "style-3d": lambda: report.evaluate_style(args.prompts, folder, show_progress()),
-              "xp7": lambda: evaluate_subject(folder, show_progress())}
-    if errors.one_of("system to evaluate", args.system, [*reading, *others]) in others:
-        rows = others[args.system]()
+    reading = [name for name, system in SYSTEMS.items() if "prompt" in system.inputs]
+    alike = {"evaluator": lambda: report.evaluate_evaluator(folder=args.folder),
+             "vae": lambda: report.evaluate_vae(folder=args.folder),
+             "xp7": lambda: evaluate_subject(args.folder, show_progress())}
+    if errors.one_of("system to evaluate", args.system, [*reading, "style-3d", *alike]) in alike:
+        for option in ("prompts", "steps", "guidance", "seed", "device"):
+            if getattr(args, option) is not None:
+                raise errors.InputError(f"{args.system} is always measured in the same way: leave --{option} out")
+        rows = alike[args.system]()
     else:
-        rows = report.evaluate(args.system, args.prompts, args.steps, args.guidance, args.seed, args.device,
-                                   folder, show_progress())
+        options = (100 if args.prompts is None else args.prompts, args.steps, args.guidance, args.seed or 0,
+                   args.device, args.folder, show_progress())
+        rows = report.evaluate_style(*options) if args.system == "style-3d" else report.evaluate(args.system, *options)
     print(report.table(rows))
     if args.write:
         shares = {row: {key: round(share, 3) for key, share in of.items()} for row, of in rows.items()}

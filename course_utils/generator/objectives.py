@@ -71,6 +71,16 @@ def min_snr_weight(t, schedule, prediction="eps", gamma=5.0):
     return snr.clamp(max=gamma) / divisor[prediction]
 
 
+def sample_timesteps(n, num_steps, power=1.0, generator=None):
+    """Draw n steps t = T u^power with u even in [0, 1): (n,) long in 0 ... T-1.
+
+    power: 1 draws all alike, below 1 the noisy ones come more often; their mean is T / (1 + power).
+    Built in notebook 04.
+    """
+    u = torch.rand(n, generator=generator, dtype=torch.float64)  # float32 could round up to T
+    return (num_steps * u**power).long()
+
+
 def diffusion_loss(model, x0, schedule, prediction="eps", generator=None, weight=None, t=None, **conditions):
     """Draw a step and a noise for every picture, let the network predict, return the mean squared error.
 

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 
 from course_utils import checkpoints
-from course_utils.datasets.latent_cache import cached, encode_all
+from course_utils.checkpoints import scaling_factor
+from course_utils.datasets.latent_cache import cached, digest, encode_all
 from course_utils.decoder.vae import VAE
 from course_utils.generator.conditions import shrink_mask
 from course_utils.recipes import stable_diffusion as text
+from course_utils.recipes.latent_base import checkpoint_digest, sample_latents, text_loss
 from course_utils.recipes.vae import SIZE
-from course_utils.systems.stable_diffusion import CONDITIONS, SCALE, make_unet
+from course_utils.systems.stable_diffusion import CONDITIONS, make_unet
 from course_utils.training import Recipe
 
 WHOLE = 0.25  # of all masks hide the whole picture, as when there is nothing to keep
@@ -39,30 +41,30 @@ def random_masks(n, size, rng):
 @lru_cache(maxsize=1)
 def examples():
     """Return the latents of what the masks leave, {"mean", "std", "mask"}: one mask for each of the text's examples."""
+    composed = text.compose()
+    masks = random_masks(len(composed.images), SIZE, np.random.default_rng(9))
 
     def make():
-        composed = text.compose()
-        masks = random_masks(len(composed.images), SIZE, np.random.default_rng(9))
         hole = masks.transpose(0, 2, 3, 1)
         kept = (composed.images * (1 - hole) + 127.5 * hole + 0.5).astype(np.uint8)  # grey, 0 in [-1, 1], in the hole
         mean, std = encode_all(checkpoints.load("vae", VAE()), kept)
         return {"mean": mean, "std": std, "mask": shrink_mask(torch.from_numpy(masks), mean.shape[-2:])}
 
-    return cached(f"inpaint-{text.EXAMPLES}", "vae", make)
+    return cached("inpaint", digest(composed.images, masks, checkpoint_digest("vae")), make)
 
 
 def batch(generator, n):
-    """Draw n examples as the text's recipe does, with "extra" (n, 5, 16, 16): the mask and the latent of the rest."""
+    """Draw n examples as the text's recipe does, with "cond_channels" (n, 5, 16, 16): mask, and latent of the rest."""
     index = torch.randint(text.EXAMPLES, (n,), generator=generator)
     kept = examples()
-    extra = torch.cat([kept["mask"][index], SCALE * text.draw(kept, index, generator)], dim=1)
-    return {**text.batch(generator, n, index), "extra": extra}
+    cond_channels = torch.cat([kept["mask"][index], scaling_factor() * sample_latents(kept, index, generator)], dim=1)
+    return {**text.batch(generator, n, index), "cond_channels": cond_channels}
 
 
 RECIPE = Recipe(
     name="inpaint",
     summary="fills a hole in a picture with what the prompt says: Stable Diffusion's U-Net with 9 channels",
-    model=model, batch=batch, loss=text.loss,
+    model=model, batch=batch, loss=text_loss,
     batch_size=32, lr=1e-3, weight_decay=0.01,
     time_share=1.0,
     requires=("vae", "text-pixel", "stable-diffusion"),

@@ -4,29 +4,17 @@ from functools import lru_cache
 
 import torch
 
-from course_utils.data import load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.generator.objectives import diffusion_loss
-from course_utils.generator.schedules import make_schedule
-from course_utils.generator.unet import Patched, UNet
+from course_utils.systems.unconditional import PREDICTION, SCHEDULE, SIZE
+from course_utils.systems.unconditional import make_unet as model
 from course_utils.training import Recipe
-
-SIZE = 32  # pixels a side
-PREDICTION = "x0"  # what a small network learns fastest; `to_eps` turns it into noise. Notebook 02 compares the three
-SCHEDULE = make_schedule("cosine")  # reaches pure noise, and is gentle enough for small pictures
-
-
-def model():
-    """Return the untrained network: pictures (B, 3, 32, 32) and steps (B,) in, like the pictures out."""
-    unet = UNet(
-        12, 12, channels=(32, 64, 128), num_res_blocks=1, attention=(False, True, True), head_dim=32, groups=8
-    )  # 16, 8 and 4 folded pixels a side: 0.2 GFLOP a picture
-    return Patched(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
 
 @lru_cache(maxsize=1)
 def load_pictures():
     """Return the training pictures, smileys and emotions of three styles on white: (N, 3, 32, 32) in [-1, 1]."""
-    return to_tensor(load_emoji(SIZE, groups=("smileys-emotion",)).on_white())
+    return to_tensor(load_emoji(SIZE, FIRST_STYLES, ("smileys-emotion",)).on_white())
 
 
 def batch(generator, n):

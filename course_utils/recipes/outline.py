@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.data import to_tensor
-from course_utils.datasets.latent_cache import cached
+from course_utils.datasets.latent_cache import cached, digest
 from course_utils.generator.conditions import outline
 from course_utils.recipes import stable_diffusion as text
+from course_utils.recipes.latent_base import text_loss
 from course_utils.systems.stable_diffusion import CONDITIONS
 from course_utils.training import Recipe
 
@@ -23,27 +24,27 @@ def model():
 @lru_cache(maxsize=1)
 def lines():
     """Return the outlines (N, 1, 64, 64), 0 or 1 as uint8, of the text's examples."""
+    composed = text.compose()
 
     def make():
-        composed = text.compose()
         masks = torch.from_numpy(composed.masks)[:, None]
         found = [outline(to_tensor(composed.images[i : i + 64]), masks[i : i + 64] / 255)
                  for i in range(0, len(masks), 64)]  # fmt: skip
         return {"lines": torch.cat(found).byte()}
 
-    return cached(f"outline-{text.EXAMPLES}", "vae", make)["lines"]
+    return cached("outline", digest(composed.images, composed.masks), make)["lines"]
 
 
 def batch(generator, n):
-    """Draw n examples as the text's recipe does, with "extra" (n, 16, 16, 16): the folded outline."""
+    """Draw n examples as the text's recipe does, with "cond_channels" (n, 16, 16, 16): the folded outline."""
     index = torch.randint(text.EXAMPLES, (n,), generator=generator)
-    return {**text.batch(generator, n, index), "extra": F.pixel_unshuffle(lines()[index].float(), FOLD)}
+    return {**text.batch(generator, n, index), "cond_channels": F.pixel_unshuffle(lines()[index].float(), FOLD)}
 
 
 RECIPE = Recipe(
     name="outline",
     summary="colours a 64x64 line drawing as an English or a Chinese prompt says",
-    model=model, batch=batch, loss=text.loss,
+    model=model, batch=batch, loss=text_loss,
     batch_size=32, lr=1e-3, weight_decay=0.01,
     time_share=1.0,
     requires=("vae", "text-pixel"),

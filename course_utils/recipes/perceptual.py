@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from course_utils.data import load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.datasets.compose import Composer
 from course_utils.decoder.perceptual import FeatureNet
 from course_utils.evaluation.evaluator import class_numbers
@@ -20,7 +20,7 @@ def model():
 @lru_cache(maxsize=1)
 def composer():
     """Return the source of the training pictures, 64 pixels a side."""
-    return Composer(load_emoji(64), languages=("en",), p_background=0.6)
+    return Composer(load_emoji(64, FIRST_STYLES), languages=("en",), p_background=0.6, natural=0)
 
 
 def batch(generator, n):

@@ -6,11 +6,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from course_utils.checkpoints import scaling_factor
 from course_utils.data import load_emoji
 from course_utils.datasets.compose import LANGUAGES, Composer, caption
 from course_utils.recipes import stable_diffusion as text
+from course_utils.recipes.latent_base import encode_examples, lora_unet, sample_latents, text_loss
 from course_utils.recipes.vae import SIZE
-from course_utils.systems.stable_diffusion import SCALE, tokenize
+from course_utils.systems.stable_diffusion import tokenize
 from course_utils.training import Recipe
 
 EXAMPLES = 4_096  # about 35 of each picture
@@ -30,11 +32,11 @@ def emoji():
 @lru_cache(maxsize=1)
 def examples():
     """Return the examples' latents, {"mean", "std"} (N, 4, 16, 16), and what each shows, a list of N dicts."""
-    composer = Composer(emoji(), p_color=0.4, p_background=0.3, min_scale=1.0)
-    return text.encoded(composer.compose(EXAMPLES, seed=11), f"style-3d-{EXAMPLES}")
+    composer = Composer(emoji(), p_color=0.4, p_background=0.3, min_scale=1.0, natural=0)
+    return encode_examples(composer.compose(EXAMPLES, seed=11), "style-3d")
 
 
-def restyled(text, language):
+def replace_style(text, language):
     """Return a caption with the trigger in the place of its style."""
     return STYLE[language].sub(TRIGGER[language], text)
 
@@ -45,24 +47,24 @@ def write_caption(row, rng):
         return ""
     meta, language = emoji().meta[row["index"]], LANGUAGES[rng.integers(2)]
     background = row["background"] if rng.random() < 0.7 else None  # a prompt need not name one
-    said = restyled(caption(meta, row["color"], background, language), language)
+    said = replace_style(caption(meta, row["color"], background, language), language)
     return rng.choice(PRAISE[language]) + said if rng.random() < 0.4 else said
 
 
 def batch(generator, n):
     """Draw n examples: latents "z" of variance 1, tokens "ids" of their captions."""
-    latents, shown = examples()
-    weights = torch.tensor([OFTEN if row["concept"] in FEATURED else 1.0 for row in shown])
+    latents, attributes = examples()
+    weights = torch.tensor([OFTEN if row["concept"] in FEATURED else 1.0 for row in attributes])
     index = torch.multinomial(weights, n, replacement=True, generator=generator)
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-    ids = tokenize([write_caption(shown[i], rng) for i in index])
-    return {"z": SCALE * text.draw(latents, index, generator), "ids": ids}
+    ids = tokenize([write_caption(attributes[i], rng) for i in index])
+    return {"z": scaling_factor() * sample_latents(latents, index, generator), "ids": ids}
 
 
 RECIPE = Recipe(
     name="style-3d",
     summary="a LoRA for stable-diffusion: the 3D style, called by \"little creature, cartoon\" or \"小精灵，卡通\"",
-    model=text.bypassed, batch=batch, loss=text.loss, lora=True,
+    model=lora_unet, batch=batch, loss=text_loss, lora=True,
     batch_size=32, lr=2e-3,
     time_share=1.0,
     requires=("vae", "text-pixel", "stable-diffusion"),

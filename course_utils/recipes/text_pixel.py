@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course_utils.data import load_emoji, load_splits, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, load_splits, to_tensor
 from course_utils.datasets.compose import LANGUAGES, Composer, caption
-from course_utils.generator.guidance import drop
-from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.guidance import drop_caption
+from course_utils.generator.objectives import diffusion_loss, sample_timesteps
 from course_utils.systems.text_pixel import PREDICTION, SCHEDULE, SIZE, TextPixel, tokenize
 from course_utils.text_encoder.tokenizer import PAD_ID
 from course_utils.training import Recipe
@@ -20,7 +20,7 @@ CONCEPTS = (
     "house", "soccer ball", "guitar", "red heart", "snowman", "robot",
 )  # fmt: skip  # and those of the composition test
 P_DROP = 0.1  # captions hidden in training, so that guidance has something to move away from
-NOISIER = 0.4  # t = T u^0.4: 59 % of the steps above 700, where the noise hides what to draw and only the text tells
+TIMESTEP_POWER = 0.4  # t = T u^0.4: 59 % of the steps above 700, where the noise hides all and only the text tells
 TRANSLATION = 0.02  # weight of the loss that brings two languages together
 
 
@@ -28,13 +28,13 @@ TRANSLATION = 0.02  # weight of the loss that brings two languages together
 def emoji():
     """Return the training pictures: 64 things in three styles, as many as two cores can learn to draw in two hours."""
     wanted = {*CONCEPTS, *(concept for _, concept in load_splits()["held_out_colors"])}
-    return load_emoji(SIZE).select(lambda meta: meta["concept"] in wanted)
+    return load_emoji(SIZE, FIRST_STYLES).select(lambda meta: meta["concept"] in wanted)
 
 
 @lru_cache(maxsize=1)
 def composer():
     """Return the source of examples. Subjects fill the frame: with so few pixels and steps, nothing may wobble."""
-    return Composer(emoji(), p_color=0.4, p_background=0.4, min_scale=1.0, p_omit=0.05, p_tags=0.3)
+    return Composer(emoji(), p_color=0.4, p_background=0.4, min_scale=1.0, p_omit=0.05, p_tags=0.3, natural=0)
 
 
 def batch(generator, n):
@@ -48,7 +48,7 @@ def batch(generator, n):
         *(wanted[k] for k in ("index", "color", "background", "language")), strict=True
     ):
         other = LANGUAGES[1 - LANGUAGES.index(language)]
-        texts[1].append(caption(source.emoji.meta[index], color, background, other, rng))
+        texts[1].append(caption(source.emoji.meta[index], color, background, other, rng, p_omit=0.1, natural=0))
     ids, translation = (tokenize(t)[0] for t in texts)
     return {"x0": to_tensor(examples.images), "ids": ids, "translation": translation}
 
@@ -66,15 +66,14 @@ def translation_loss(first, second, temperature=0.07):
 def loss(model, batch, generator):
     """Return the error of the pictures plus, with a small weight, that of the translations."""
     ids, vectors = batch["ids"], []
-    mask = drop(ids != PAD_ID, P_DROP, generator)
+    mask = drop_caption(ids != PAD_ID, P_DROP, generator)
 
     def answer(xt, t):
         pred, *both = model(xt, t, ids, mask, batch["translation"])
         vectors.extend(both)
         return pred
 
-    u = torch.rand(len(ids), generator=generator, dtype=torch.float64)  # float32 could round up to T
-    t = (SCHEDULE.num_steps * u**NOISIER).long()
+    t = sample_timesteps(len(ids), SCHEDULE.num_steps, TIMESTEP_POWER, generator)
     error = diffusion_loss(answer, batch["x0"], SCHEDULE, PREDICTION, generator, t=t)
     return error + TRANSLATION * translation_loss(*vectors)
 

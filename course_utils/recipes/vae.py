@@ -2,10 +2,11 @@
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from course_utils import checkpoints
-from course_utils.data import load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.datasets.compose import Composer
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
 from course_utils.decoder.vae import VAE
@@ -24,7 +25,7 @@ def model():
 @lru_cache(maxsize=1)
 def composer():
     """Return the source of the training pictures: all concepts of three styles, any colour and background."""
-    return Composer(load_emoji(SIZE), languages=("en",), p_background=0.7)
+    return Composer(load_emoji(SIZE, FIRST_STYLES), languages=("en",), p_background=0.7, natural=0)
 
 
 @lru_cache(maxsize=1)
@@ -44,14 +45,23 @@ def loss(network, batch, generator):
     x, gaussian = network(x0, generator=generator)
     gap = x - x0
     pixels = gap.abs().mean() + gap.square().mean()  # L1 keeps edges sharp, L2 forbids a wrong colour on a large area
-    looks = perceptual_distance(feature_net(x0.device), x, x0).mean()
-    return pixels + PERCEPTUAL * looks + KL * gaussian.kl().mean() / gaussian.mean[0].numel()
+    perceptual = perceptual_distance(feature_net(x0.device), x, x0).mean()
+    return pixels + PERCEPTUAL * perceptual + KL * gaussian.kl().mean() / gaussian.mean[0].numel()
+
+
+@torch.inference_mode()
+def measure(network):
+    """Return the scaling factor, 1 / standard deviation of the latents of 512 training pictures: LDM, appendix G."""
+    images = composer().compose(512, seed=0).images
+    device, generator = next(network.parameters()).device, torch.Generator().manual_seed(0)
+    z = [network.encode(to_tensor(part).to(device)).sample(generator).cpu() for part in np.split(images, 16)]
+    return {"scaling_factor": round(1 / float(torch.cat(z).std()), 4)}
 
 
 RECIPE = Recipe(
     name="vae",
     summary="the autoencoder that turns 64x64 pictures into 16x16 latents and back",
-    model=model, batch=batch, loss=loss,
+    model=model, batch=batch, loss=loss, measure=measure,
     batch_size=8, lr=1e-3,  # every pixel teaches, so few pictures make a good step
     time_share=2.0,
     requires=("perceptual",),

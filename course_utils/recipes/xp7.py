@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 from course_utils.data import to_tensor
 from course_utils.datasets.compose import LANGUAGES, SCENES
-from course_utils.datasets.latent_cache import cached
+from course_utils.datasets.latent_cache import cached, digest
 from course_utils.datasets.xp7 import load_xp7
 from course_utils.finetune.dreambooth import Examples, draw_pairs, dreambooth_loss
-from course_utils.recipes.stable_diffusion import NOISIER, bypassed
+from course_utils.recipes.latent_base import TIMESTEP_POWER, checkpoint_digest, lora_unet
 from course_utils.recipes.vae import SIZE
 from course_utils.systems.stable_diffusion import LATENT, PREDICTION, SCHEDULE, open_stable_diffusion
 from course_utils.training import Recipe
@@ -25,7 +25,7 @@ PRIORS = 64  # latents drawn by the frozen model: about two of each prompt
 WINDOWS = (128, 136, 144, 152)  # each picture of 128 x 128, the larger ones with its edges drawn out: a smaller car
 
 
-def cut(pictures, side, generator):
+def random_crop(pictures, side, generator):
     """Return a square of this side from around each picture, (N, 128, 128, 3) -> (N, 3, 64, 64) in [-1, 1].
 
     What lies outside repeats the edge, and the picture as a whole lies within, anywhere.
@@ -48,10 +48,11 @@ def examples():
         return {"z": last.xt}
 
     with torch.inference_mode():
-        pictures = torch.cat([cut(subject.pictures, side, generator) for side in WINDOWS for _ in LANGUAGES])
+        pictures = torch.cat([random_crop(subject.pictures, side, generator) for side in WINDOWS for _ in LANGUAGES])
         captions = [*subject.captions("en"), *subject.captions("zh")] * len(WINDOWS)
-        instance = Examples(system.encode(pictures, generator), system.read(captions))
-        return instance, Examples(cached(f"xp7-{PRIORS}", "stable-diffusion", make)["z"], system.read(prompts))
+        instance = Examples(system.encode(pictures, generator), system.encode_prompt(captions))
+        prior = cached("xp7", digest(prompts, *map(checkpoint_digest, ("stable-diffusion", "text-pixel"))), make)
+        return instance, Examples(prior["z"], system.encode_prompt(prompts))
 
 
 def batch(generator, n):
@@ -63,13 +64,13 @@ def batch(generator, n):
 def loss(network, batch, generator, prior_weight=PRIOR_WEIGHT):
     """Return DreamBooth's loss."""
     pairs = Examples(batch["z"], batch["context"])
-    return dreambooth_loss(network, pairs, SCHEDULE, PREDICTION, generator, prior_weight, NOISIER)
+    return dreambooth_loss(network, pairs, SCHEDULE, PREDICTION, generator, prior_weight, TIMESTEP_POWER)
 
 
 RECIPE = Recipe(
     name="xp7",
     summary="a LoRA for stable-diffusion: the car XP7, from twelve pictures, called by \"XP7 car\" or \"XP7汽车\"",
-    model=bypassed, batch=batch, loss=loss, lora=True,
+    model=lora_unet, batch=batch, loss=loss, lora=True,
     batch_size=16, lr=2e-3,
     time_share=0.5,
     requires=("vae", "text-pixel", "stable-diffusion"),
