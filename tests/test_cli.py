@@ -90,7 +90,9 @@ def test_ctrl_c_says_what_was_saved_and_how_to_go_on(workshop, tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         seen = ""
         while "pictures/s" not in seen:  # the first step is done
-            seen += process.stderr.read(1)
+            character = process.stderr.read(1)
+            assert character, f"training ended before its first step: {seen}"
+            seen += character
         process.send_signal(signal.SIGINT)
         seen += process.communicate(timeout=200)[1]
     assert process.returncode == 130
@@ -126,9 +128,12 @@ def test_a_prompt_is_answered_with_one_sentence(workshop, tmp_path):
 
 
 def test_picture_i_does_not_depend_on_how_many_are_drawn():
-    from course_utils.app.generate import start_noise
+    from course_utils.systems.stage import start_noise
 
-    assert (start_noise(7, 3, 32) == start_noise(7, 20, 32)[:3]).all()
+    many = start_noise(7, 20, (3, 32, 32))
+    assert (start_noise(7, 3, (3, 32, 32)) == many[:3]).all()
+    assert (start_noise(7, 2, (3, 32, 32), first=5) == many[5:7]).all()
+    assert (start_noise(7, 3, (3, 32, 32), stage=1) != many[:3]).all()
 
 
 def test_grid_places_pictures_in_reading_order():

@@ -18,7 +18,7 @@ from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.metrics import alignment, held_out_accuracy, psnr
 from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts
 from course_utils.interop.lora_files import lora_adapter
-from course_utils.recipes.catalog import find
+from course_utils.recipes import stable_diffusion, style_3d, text_pixel
 from course_utils.systems.registry import PROMPTED, SYSTEMS, open_system
 
 COLUMNS = {"concept": "concept", "concept_top5": "top 5", "style": "style", "color": "colour",
@@ -27,11 +27,13 @@ COLUMNS = {"concept": "concept", "concept_top5": "top 5", "style": "style", "col
 UNITS = {"psnr": "{:.1f} dB", "perceptual": "{:.3f}",  # everything else is a share
          "subject": "{:.2f}", "PRES": "{:.2f}", "DIV": "{:.2f}"}
 NAMES = {"en": "English", "zh": "Chinese"}
+TRAINING_PICTURES = {"text-pixel": text_pixel.emoji, "stable-diffusion": stable_diffusion.emoji,
+                     "style-3d": style_3d.emoji}
 
 
 def concepts(system: str) -> frozenset[str]:
     """The concepts that a system's training showed: only those can be asked of it."""
-    return find(system).concepts()
+    return frozenset(TRAINING_PICTURES[system]().column("concept"))
 
 
 def evaluate(system: str = PROMPTED, n: int = 100, steps: int | None = None, guidance: float | None = None,
@@ -88,8 +90,6 @@ def evaluate_style(n: int = 100, steps: int | None = None, guidance: float | Non
                    device: str | None = None, folder: str | Path | None = None,
                    progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
     """Draw n fixed prompts a language that call the 3D style, with its LoRA and without, from the same noise."""
-    from course_utils.recipes.style_3d import replace_style
-
     steps, guidance, seed = SYSTEMS["stable-diffusion"].options(steps, guidance, seed)
     path = Path(folder or checkpoints.CHECKPOINT_DIR) / "style-3d.safetensors"
     ways = {"without": None, "with": lora_adapter(path)}
@@ -97,7 +97,8 @@ def evaluate_style(n: int = 100, steps: int | None = None, guidance: float | Non
     evaluator, rows = load_evaluator(), {}
     for language in LANGUAGES:
         prompts = fixed_prompts(language, n, concepts=concepts("style-3d"), styles=FIRST_STYLES)
-        texts, targets = [replace_style(p.text, language) for p in prompts], [p._replace(style="3d") for p in prompts]
+        texts = [style_3d.replace_style(p.text, language) for p in prompts]
+        targets = [p._replace(style="3d") for p in prompts]
         for name, system in systems.items():
             pictures = system.draw(texts, seed, steps, guidance, progress=progress)
             rows[f"{name} the LoRA, {NAMES[language]}, {n}"] = alignment(evaluator, to_tensor(pictures), targets)

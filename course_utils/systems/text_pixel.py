@@ -1,13 +1,17 @@
 """text-pixel: a prompt becomes a 32x32 picture with nothing but a text encoder and a U-Net in pixel space."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
+from course_utils import checkpoints
 from course_utils.data import tokenizer_file
 from course_utils.generator.guidance import guided
-from course_utils.generator.samplers import ddim
+from course_utils.generator.samplers import ddim, dpmpp_2m
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import Patched, UNet
+from course_utils.systems.stage import Stage
 from course_utils.text_encoder.clip import CLIPTextModel
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, VOCAB_SIZE, encode, open_tokenizer
 
@@ -21,8 +25,8 @@ def tokenize(texts: list[str]):
     return encode(open_tokenizer(tokenizer_file()), texts)
 
 
-class Listening(Patched):
-    """A patched U-Net that also adds the whole text's vector to the step, so that every block hears what to draw.
+class PooledTextUNet(Patched):
+    """A patched U-Net that also adds the whole text's vector to the step, so that every block knows what to draw.
 
     The vector is that of the last token shown, which has seen all others; cross-attention still reads them one by one.
     As in Imagen, section 2.4 (there from all tokens, pooled). Built in notebook 04.
@@ -39,7 +43,7 @@ class Listening(Patched):
 
 
 class TextPixel(nn.Module):
-    """A text encoder and the U-Net that listens to it, trained together. Built in notebook 04."""
+    """A text encoder and the U-Net that attends to it, trained together. Built in notebook 04."""
 
     def __init__(self):
         super().__init__()
@@ -48,9 +52,9 @@ class TextPixel(nn.Module):
             12, 12, channels=(32, 64, 160), num_res_blocks=1, attention=(False, True, False),
             num_heads=4, groups=8, context_dim=128, added_dim=128,
         )  # fmt: skip
-        self.unet = Listening(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
+        self.unet = PooledTextUNet(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
-    def read(self, prompts: list[str]):
+    def encode_prompt(self, prompts: list[str]):
         """Return the context (B, L, 128) and its mask (B, L) of some prompts."""
         ids, mask = (x.to(self.device) for x in tokenize(prompts))
         return self.text_encoder(ids), mask
@@ -69,13 +73,30 @@ class TextPixel(nn.Module):
         vectors = self.text_encoder.pooled(ids, context), self.text_encoder.pooled(translation, other)
         return self.unet(xt, t, context=context, context_mask=context_mask), *vectors
 
-    def sample(self, xT, prompts, steps=50, guidance=1.5, negative=None, sampler=ddim, **options):
-        """Draw one picture for each prompt from the noise xT (B, 3, 32, 32); yields the sampler's States.
+    def conditioned_model(self, prompts, guidance, negative=None):
+        """Return the model (xt, t) -> prediction that follows the prompts.
 
         guidance: 1 is off; negative: a prompt to move away from (None: no text). Built in notebook 04.
         """
-        with torch.inference_mode():
-            context, mask = self.read(prompts)
-            away = self.read([negative] * len(prompts)) if negative else (None, None)
-            model = guided(self.unet, context, mask, guidance, *away)
-            yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)
+        context, mask = self.encode_prompt(prompts)
+        away = self.encode_prompt([negative] * len(prompts)) if negative else (None, None)
+        return guided(self.unet, context, mask, guidance, *away)
+
+    @torch.inference_mode()
+    def sample(self, xT, prompts, steps=50, guidance=1.5, negative=None, sampler=ddim, **options):
+        """Draw one picture for each prompt from the noise xT (B, 3, 32, 32); yields the sampler's States."""
+        model = self.conditioned_model(prompts, guidance, negative)
+        yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)
+
+
+def open_stages(device: torch.device | None = None, folder: str | Path | None = None, adapt=None) -> tuple[Stage, ...]:
+    """The system's one stage, with its checkpoint: a U-Net that follows the prompt, and DPM-Solver++."""
+    network = checkpoints.load("text-pixel", TextPixel(), device, folder)
+
+    def model(prompts, guidance, negative, before):
+        return network.conditioned_model(prompts, guidance, negative)
+
+    def sampler(model, xT, steps):
+        return dpmpp_2m(model, xT, SCHEDULE, steps, PREDICTION)
+
+    return (Stage("picture", (3, SIZE, SIZE), model, sampler),)

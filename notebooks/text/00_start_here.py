@@ -32,7 +32,7 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The result first
 #
-# Each picture below starts as different random noise. A small network looks at it again and again, and each time takes
+# Each picture below starts as different random noise. A small network is called again and again, and each call takes
 # a little of the noise away. Nobody chose among the results: we show them all.
 
 # %% slideshow={"slide_type": "-"}
@@ -90,7 +90,7 @@ print("seed 1, the same pictures:", same(draw_pictures(seed=1, count=2), picture
 # Write a prompt in English or Chinese, choose a system, press **Draw**. On GitHub and in slides the box is absent, and
 # its first drawing stands alone.
 #
-# - **steps**: how many times the network looks. Few are quick and rough.
+# - **steps**: how many times the network is called. Few are quick and rough.
 # - **guidance**: how strictly a system follows the prompt; 1 means off. Notebook 04 explains it.
 # - **seed**: which noise we start from.
 
@@ -216,7 +216,7 @@ plt.show()
 # ## A first taste of the mechanism
 #
 # Here is the first drawing of the grid above, slowly. Top row: what the network is given. Bottom row: its guess of
-# the clean picture that hides in there. After each look, we move a small step from the noise towards the guess.
+# the clean picture that hides in there. After each call, we move a small step from the noise towards the guess.
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.generator.samplers import ddim
@@ -228,11 +228,11 @@ xT = start_noise(seed=0, count=1, shape=(3, recipe.SIZE, recipe.SIZE))          
 states = list(ddim(model, xT, recipe.SCHEDULE, steps=50, prediction=recipe.PREDICTION))
 
 # %% slideshow={"slide_type": "-"}
-before = [xT, *(state.xt for state in states)]          # what the network saw at looks 1 ... 50, and the result
+before = [xT, *(state.xt for state in states)]          # what the network saw at calls 1 ... 50, and the result
 calls = [0, 8, 16, 24, 32, 40, 46]
 film = {"what it is given": [before[i][0] for i in calls] + [before[-1][0]],
         "its guess": [states[i].x0[0] for i in calls] + [states[-1].x0[0]]}
-plotting.show_rows(film, [f"look {i + 1}" for i in calls] + ["result"], "From noise to a drawing, a little at a time")
+plotting.show_rows(film, [f"call {i + 1}" for i in calls] + ["result"], "From noise to a drawing, a little at a time")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -241,17 +241,17 @@ plt.show()
 # first, detail last. In the end, guess and picture are one.
 #
 # That is the whole mechanism. Notebook 01 shows where the lessons for such a network come from, 02 builds and trains
-# it, and 03 explains the step. With a prompt, each look also sees the text; that is 04.
+# it, and 03 explains the step. With a prompt, each call also sees the text; that is 04.
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
-print(len(states), "looks; the picture keeps its shape all along:", {tuple(state.xt.shape) for state in states})
+print(len(states), "calls; the picture keeps its shape all along:", {tuple(state.xt.shape) for state in states})
 print("it starts as noise of spread 1, to a tenth:", bool(abs(xT.std() - 1) < 0.1))
 print("the result is the last guess:", bool((states[-1].xt - states[-1].x0).abs().max() < 1e-3))
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Cover the bottom row. At which look would the room bet on the result? Uncover it: the
-# network could have told a little earlier. The common wrong idea: "it removes all noise at the first look".
+# *For the lecturer, 4 min.* Cover the bottom row. At which call would the room bet on the result? Uncover it: the
+# network could have told a little earlier. The common wrong idea: "it removes all noise at the first call".
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The map of the course

@@ -68,7 +68,7 @@ plt.show()
 # 1. A tokenizer: any text, in any language, becomes a short list of numbers.
 # 2. A Transformer that turns the numbers into vectors; weights of `transformers` load into it.
 # 3. Cross-attention: every pixel asks every word, at every step; and maps that show it.
-# 4. Classifier-free guidance: a knob for how closely to listen. Then we measure who listens to what.
+# 4. Classifier-free guidance: a knob for how closely to follow the prompt. Then we measure what is followed.
 
 # %% [markdown]
 # ## Setup
@@ -194,7 +194,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Blue is where the new cross belongs. Numbered sentences work for what was seen, and for nothing else. Words can be recombined, more or less. Language is
-# new combinations, so we cut texts into pieces. **Limit**: our sum does not know the order of words, and every dot hears the same sum.
+# new combinations, so we cut texts into pieces. **Limit**: our sum does not know the order of words, and every dot gets the same sum.
 # Three ideas repair this.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -220,8 +220,8 @@ import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
 rng, shipped = np.random.default_rng(0), open_tokenizer(tokenizer_file())
-wishes = [(m, rng.choice(m["recolors"] or [None]), rng.choice(BACKGROUNDS)) for m in load_emoji(SIZE, FIRST_STYLES).meta]
-corpus = {lang: [caption(*wish, lang, rng, p_omit=0.1, natural=0) for wish in wishes] for lang in LANGUAGES}
+combinations = [(m, rng.choice(m["recolors"] or [None]), rng.choice(BACKGROUNDS)) for m in load_emoji(SIZE, FIRST_STYLES).meta]
+corpus = {lang: [caption(*picked, lang, rng, p_omit=0.1, natural=0) for picked in combinations] for lang in LANGUAGES}
 
 def split(text):
     return [word for word, _ in shipped.pre_tokenizer.pre_tokenize_str(shipped.normalizer.normalize_str(text))]
@@ -512,7 +512,7 @@ print("the end mark notices every exchange:", bool((change[-1] > 0.01).all()))
 # ## Idea 3 · Cross-attention: every pixel asks every word
 #
 # **Intuition.** In notebook 02 pixels asked pixels. Now each place of the feature map asks the words: "are you about me?" It
-# gets back a mixture of their vectors. A place in the sky listens to "beach", a place in the middle to "fish".
+# gets back a mixture of their vectors. A place in the sky attends to "beach", a place in the middle to "fish".
 #
 # **Notation.** $h$ features of $N$ places, $c$ the context of $L$ tokens, $W$ learned matrices, $d$ width per head.
 #
@@ -591,7 +591,7 @@ with torch.no_grad():
     print("hidden words do not matter:", torch.allclose(ours(x, words, visible), ours(x, words[:, :3]), atol=1e-5))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Cross-attention stands only where the feature map is small. So that *every* block hears what to draw, we also add the vector of the whole sentence to the
+# Cross-attention stands only where the feature map is small. So that *every* block knows what to draw, we also add the vector of the whole sentence to the
 # step's vector (as Imagen does, section 2.4). Its norm starts at zero: in the beginning it is silent, and training turns it up.
 
 # %% slideshow={"slide_type": "-"}
@@ -613,13 +613,13 @@ class PooledTextUNet(Patched):
 # `last` is the last token that the mask shows: the end mark, which has read all the others, or the start mark where the caption is hidden.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Maps: which place listens to which word?
+# ### Maps: which place attends to which word?
 #
 # The weights $A$ are there at every step; `record_attention` keeps them while the network draws. We average over heads and layers, and add the
-# tokens of a word (Prompt-to-Prompt, section 3; DAAM, section 2.2). Colour means: this place listens to this word, in comparison
+# tokens of a word (Prompt-to-Prompt, section 3; DAAM, section 2.2). Colour means: this place attends to this word, in comparison
 # with other places and steps.
 #
-# **Predict.** Which places listen to "beach", and at which steps do words count most?
+# **Predict.** Which places attend to "beach", and at which steps do words count most?
 #
 # <details><summary>Answer</summary>
 # Those around the subject. And the early steps: while the picture is noise, only the text tells what to draw.
@@ -642,7 +642,7 @@ def map_rows(prompt, columns=(0, 3, 7, 13, 24)):
 
 # %% slideshow={"slide_type": "subslide"}
 for prompt in SENTENCES[:2]:
-    plotting.show_rows(*map_rows(prompt), f"Who listens to which word: {prompt}", scale=0.7)
+    plotting.show_rows(*map_rows(prompt), f"Which place attends to which word: {prompt}", scale=0.7)
     plt.show()
 
 # %% [markdown]
@@ -651,13 +651,13 @@ for prompt in SENTENCES[:2]:
 # %%
 # NBVAL_CHECK_OUTPUT
 _, maps, record = attention_run(SENTENCES[0], steps=5)
-print("feature maps that listen to the text have sides", record.sides, "and each step is kept:", len(record.steps) == 5)
+print("feature maps that attend to the text have sides", record.sides, "and each step is kept:", len(record.steps) == 5)
 everything = record.maps()[:, 1].sum(dim=1)                                              # (S, 8, 8)
 print("the shares of all tokens add up to 1:", torch.allclose(everything, torch.ones_like(everything), atol=1e-4))
 print("words:", list(maps))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# A map shows who *listens*. It does not prove that the word *moves* the pixel. The honest test leaves the word out of the sentence and draws again, from the
+# A map shows what *attends*. It does not prove that the word *moves* the pixel. The honest test leaves the word out of the sentence and draws again, from the
 # same noise.
 
 # %% slideshow={"slide_type": "-"}
@@ -676,7 +676,7 @@ plotting.show_rows(rows, ["all words", "no green", "no fish", "no beach"], "Leav
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The sentence is heard at every step. At which are the maps strongest? (The noise tells least at the first.) Different words are heard in
+# **What to see.** The sentence is attended to at every step. At which are the maps strongest? (The noise tells least at the first.) Different words are attended to in
 # different places. Compare the maps of the two languages, then both with the honest test: which word moves the background, which the subject, which hardly anything?
 # **Limit**: our maps have 8×8 places, words have read the words before them (idea 2), and the whole sentence's vector moves every
 # place. A map is a hint and no proof.
@@ -686,7 +686,7 @@ plt.show()
 # the map of "fish" show green parts? (The token "fish" has read "green".)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Idea 4 · Classifier-free guidance: listen more closely
+# ## Idea 4 · Classifier-free guidance: follow the prompt more closely
 #
 # **Intuition.** A network that was taught with captions may still half ignore them: the noisy picture alone tells it a lot. So we ask
 # twice, once with the sentence and once without. The difference is *what the sentence wants*. We go further in that direction.
@@ -754,7 +754,7 @@ plt.show()
 # sentence agrees with all others, c - u is zero and guidance does nothing.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## The key piece: a network that listens
+# ## The key piece: a model with its prompt
 #
 # Samplers know no text (notebook 03). So we wrap network, context and scale into something that looks like a plain predictor, $(x_t,t)\to y$. Both
 # answers come from one batch of twice the size. In place of *no text* we may give a text to move away from: the **negative prompt**.
@@ -793,7 +793,7 @@ with torch.no_grad():
         print(f"scale {scale}: as by hand", torch.allclose(answer, apply_guidance(silent, plain, scale), atol=1e-4))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# All of it together is the network of this notebook: it reads, it listens, it draws with any sampler.
+# All of it together is the network of this notebook: it encodes the prompt, it predicts, it samples with any sampler.
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/systems/text_pixel.py
@@ -849,7 +849,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Compare the printed numbers and the rows. A negative prompt sets a direction: from it to the sentence. "Blue" alone leads away from all that
-# blue pictures share, and of that the wings are little. Named in full, wish and dread differ in the colour alone, and the colour gives way. To *write* "not blue" puts the
+# blue pictures share, and of that the wings are little. Named in full, prompt and negative prompt differ in the colour alone, and the colour gives way. To *write* "not blue" puts the
 # word blue into the sentence; no caption of ours has ever used "not". **Limit**: a negative prompt says what to avoid, not what comes instead.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -958,16 +958,16 @@ plt.show()
 # %% slideshow={"slide_type": "subslide"}
 real = [(m["concept"], color, source.render(i, color)) for i, m in enumerate(few.meta) for color in m["recolors"] if color in COLORS]
 known = to_tensor(np.stack([picture for *_, picture in real]))                           # (R, 3, 16, 16)
-wishes = [(concept, color) for color in COLORS for concept in CONCEPTS]
+requests = [(concept, color) for color in COLORS for concept in CONCEPTS]
 zh = {m["concept"]: m for m in few.meta}
-asked = {"English": [f"{color} {concept}" for concept, color in wishes],
-         "Chinese": [caption(zh[concept], color, None, "zh", p_omit=2) for concept, color in wishes]}
+asked = {"English": [f"{color} {concept}" for concept, color in requests],
+         "Chinese": [caption(zh[concept], color, None, "zh", p_omit=2) for concept, color in requests]}
 
 def obeys(texts, guidance):
     xT = gaussian(1, seed=0, size=16).expand(len(texts), -1, -1, -1)
     x = list(live.sample(xT, texts, 15, guidance))[-1].xt
     found = [real[i][:2] for i in torch.cdist(x.flatten(1), known.flatten(1)).argmin(dim=1)]
-    return x, [sum(f[k] == w[k] for f, w in zip(found, wishes)) / len(wishes) for k in (0, 1)]
+    return x, [sum(f[k] == w[k] for f, w in zip(found, requests)) / len(requests) for k in (0, 1)]
 
 for language, guidance in (("English", 0), ("English", 2), ("Chinese", 2)):
     x, (concept, color) = obeys(asked[language], guidance)
@@ -987,7 +987,7 @@ print(f"The checkpoint learned {len(LEARNED)} concepts in {card['minutes']:.0f} 
 # answer without text, and nothing to move away from.)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Measure it: who listens to what?
+# ## Measure it: which part of a prompt is followed?
 #
 # Our judge from now on is the course's *evaluator*, a classifier that never saw a generated picture. A judge errs too. So we first ask how
 # often it is right on real pictures: on new ones, and on those it learned from. Our model imitates the second kind, so that row is the ceiling.
@@ -1006,7 +1006,7 @@ def table(rows):
         print(f"{name:26s}" + "".join("             -" if math.isnan(shares[k]) else f"{shares[k]:14.0%}" for k in ceiling))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The same wishes, once in English and once in Chinese, from the same noise.
+# The same prompts, once in English and once in Chinese, from the same noise.
 
 # %% slideshow={"slide_type": "-"}
 prompts = {language: fixed_prompts(language, 48, concepts=LEARNED, styles=FIRST_STYLES) for language in LANGUAGES}
@@ -1019,7 +1019,7 @@ plotting.show_pictures(torch.cat([pictures[language][:6] for language in LANGUAG
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# Are these *the same pictures*? We compare each English drawing with the Chinese one of the same wish, and with the Chinese one of another wish.
+# Are these *the same pictures*? We compare each English drawing with the Chinese one of the same prompt, and with the Chinese one of another prompt.
 
 # %% slideshow={"slide_type": "subslide"}
 # NBVAL_CHECK_OUTPUT
@@ -1036,19 +1036,19 @@ print("sentence vectors: own translation nearer than others", bool(similarity[ow
 print("pictures: own translation nearer than others", bool(apart[own].mean() < 0.9 * apart[~own].mean()))
 
 # %%
-print(f"similarity of sentence vectors: same wish {similarity[own].mean():.2f}, another wish {similarity[~own].mean():.2f}")
+print(f"similarity of sentence vectors: same prompt {similarity[own].mean():.2f}, another prompt {similarity[~own].mean():.2f}")
 print(f"translation found among 48: {(similarity.argmax(dim=1) == torch.arange(n)).float().mean():.0%}")
 per_pixel = apart / pictures["en"][0].numel() ** 0.5
-print(f"distance of pictures, per pixel: same wish {per_pixel[own].mean():.2f}, another wish {per_pixel[~own].mean():.2f}")
+print(f"distance of pictures, per pixel: same prompt {per_pixel[own].mean():.2f}, another prompt {per_pixel[~own].mean():.2f}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Read the table column by column: what does the model hear well, what poorly? Is the gap between the languages smaller than the gap to the
+# **What to see.** Read the table column by column: what does the model follow well, what poorly? Is the gap between the languages smaller than the gap to the
 # ceiling? Colour and background are few words, seen often; a concept is one word among many. **Limit**: 48 sentences; a share can be off by several points.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### How much guidance? Alignment against diversity
 #
-# Twelve sentences, three noises each, seven scales. *Alignment*: the share of wishes met, the mean of concept (top 5), colour and background. *Diversity*: how
+# Twelve sentences, three noises each, seven scales. *Alignment*: the share of attributes met, the mean of concept (top 5), colour and background. *Diversity*: how
 # far the three drawings of a sentence are from each other, in the evaluator's features.
 #
 # **Predict.** Which way does each go when the scale grows?
@@ -1058,11 +1058,11 @@ print(f"distance of pictures, per pixel: same wish {per_pixel[own].mean():.2f}, 
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-SCALES, wish = (0, 1, 1.5, 2, 3, 5, 8), [p for p in prompts["en"][:12] for _ in range(3)]
-sweep = {s: draw_prompts([p.text for p in wish], gaussian(36, seed=21), guidance=float(s)) for s in SCALES}
+SCALES, targets = (0, 1, 1.5, 2, 3, 5, 8), [p for p in prompts["en"][:12] for _ in range(3)]
+sweep = {s: draw_prompts([p.text for p in targets], gaussian(36, seed=21), guidance=float(s)) for s in SCALES}
 obedience = [sum(shares[k] for k in ("concept_top5", "color", "background")) / 3
-             for shares in [*(alignment(evaluator, x, wish) for x in sweep.values()), ceiling]]
-variety = [diversity(extract_features(evaluator, x), [p.text for p in wish]) for x in sweep.values()]
+             for shares in [*(alignment(evaluator, x, targets) for x in sweep.values()), ceiling]]
+variety = [diversity(extract_features(evaluator, x), [p.text for p in targets]) for x in sweep.values()]
 ax = plotting.labelled_axes("Guidance: alignment against diversity", "diversity", "alignment", 3.4)
 ax.plot(variety, obedience[:-1], "-o", color=plotting.MODEL)
 ax.axhline(obedience[-1], color=plotting.REFERENCE, ls="--")
@@ -1076,7 +1076,7 @@ plt.show()
 
 # %% slideshow={"slide_type": "subslide"}
 columns = [f"s = {s}" for s in SCALES]
-plotting.show_rows({wish[i].text: [x[i] for x in sweep.values()] for i in (0, 3, 6)}, columns, "One noise a row, seven scales", scale=0.75)
+plotting.show_rows({targets[i].text: [x[i] for x in sweep.values()] for i in (0, 3, 6)}, columns, "One noise a row, seven scales", scale=0.75)
 plt.show()
 full = [float((x.abs() > 0.98).float().mean()) for x in sweep.values()]
 print("share of saturated colour values:", ", ".join(f"{c} {f:.0%}" for c, f in zip(columns, full)))
@@ -1117,7 +1117,7 @@ for name, x in drawn.items():
 # %% slideshow={"slide_type": "-"}
 hard = ["star", "three stars", "cat face left of a dog face", "dog face left of a cat face", "fish without a fish"]
 rows = {text: draw_prompts([text] * 5, gaussian(5, seed=41)) for text in hard}
-plotting.show_rows(rows, title="Counting, relations, negation: not heard", scale=0.7)
+plotting.show_rows(rows, title="Counting, relations, negation: not followed", scale=0.7)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -1350,10 +1350,10 @@ check("04-word-map", word_map)
 # | tokens | `encode(tokenizer, texts)` | numbers (B, L) and mask |
 # | $c$ | `text_encoder(ids)` | context (B, L, D) |
 # | end mark's vector | `text_encoder.pooled(ids, context)` | one vector a sentence (B, D) |
-# | $A$ | `record_attention(unet)` | who listens to which token |
+# | $A$ | `record_attention(unet)` | which place attends to which token |
 # | $\varnothing$ | `drop_caption(mask, 0.1, generator)` | no text: the start mark alone |
 # | $\hat y$, $s$ | `apply_guidance(uncond, cond, scale)` | guided answer, 1 is off |
-# | a network that listens | `guided(model, context, mask, scale)` | what samplers call |
+# | a model with its prompt | `guided(model, context, mask, scale)` | what samplers call |
 #
 # **What we did not show.** A text encoder that has read the world (CLIP: notebook 07; T5 and other frozen ones: 09); other ways in for text, such as one vector added to
 # the step (08); guidance that changes with the step; layouts and outlines as conditions (06).
