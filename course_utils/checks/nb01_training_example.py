@@ -1,4 +1,4 @@
-"""The exercise on the training triple: right answers are random, so it is judged by what holds of all of them."""
+"""The exercise on the training example: right answers are random, so it is judged by what holds of all of them."""
 from __future__ import annotations
 
 import torch
@@ -16,7 +16,7 @@ def triple_case(g: torch.Generator, i: int) -> tuple:
 
 
 def examine_triple(answer, args) -> str | None:
-    """Judge a training triple by what must hold of it, whatever was drawn."""
+    """Judge a training example by what must hold of it, whatever was drawn."""
     x0, alpha_bar, generator = args
     start = generator.get_state()
     made = answer(x0, alpha_bar, generator)

@@ -21,7 +21,7 @@ SPACING = Exercise(
     reference=trailing, cases=lambda g, i: ((7, 10, 30, 3, 50)[i], (1000, 1000, 1000, 400, 1000)[i]),
     mistakes=(
         ("these are the leading steps: they begin a stride early and miss T - 1, the step of pure noise.", _leading),
-        ("the right numbers, but the picture's end comes first: sampling walks from noise down.",
+        ("the right numbers, but the picture's end comes first: sampling goes from noise down.",
          lambda s, n: trailing(s, n).flip(0)),
         ("every entry is one too large: steps run from 0 to T - 1, so the first is T - 1.",
          lambda s, n: trailing(s, n) + 1),

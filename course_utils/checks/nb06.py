@@ -46,7 +46,7 @@ PICTURE = Exercise(
            "decode(z / scale).clamp(-1, 1)."))  # fmt: skip
 
 
-# ------------------------------------------------------------------ how many steps a strength walks
+# ------------------------------------------------------------------ how many steps a strength takes
 def last_steps_case(g: torch.Generator, i: int) -> tuple:
     """(table, strength): a table from noise down to the picture, and strengths whose product with S is not whole."""
     steps = (20, 25, 10, 50, 30)[i]
@@ -62,22 +62,22 @@ def last_steps(table, strength, count=int):
 WALK = Exercise(
     reference=last_steps, cases=last_steps_case,
     mistakes=(
-        ("this walks the noisy part of the table; the picture is noised only part of the way: take the last steps.",
+        ("this takes the noisy part of the table; the picture is noised only part of the way: take the last steps.",
          lambda table, strength: table[: int(strength * len(table))]),
-        ("the strength is turned round: 1 forgets the picture and walks all steps.",
+        ("the strength is turned round: 1 forgets the picture and takes all steps.",
          lambda table, strength: table[int(strength * len(table)) :]),
-        ("the strength is turned round: 1 - strength of the steps are left out, not walked.",
+        ("the strength is turned round: 1 - strength of the steps are left out, not taken.",
          lambda table, strength: last_steps(table, 1 - strength)),
         ("the number of steps is rounded; as in diffusers, int cuts it off.",
          lambda table, strength: last_steps(table, strength, round)),
         ("the table is reversed: go on from noise down to the picture.",
          lambda table, strength: last_steps(table, strength).flip(0)),
         ("these are all the steps, whatever the strength.", lambda table, strength: table),
-        ("one step is missing: int(strength * S) of them are walked.",
+        ("one step is missing: int(strength * S) of them are taken.",
          lambda table, strength: last_steps(table, strength, lambda x: int(x) - 1)),
     ),
     hints=("The table goes from noise down to the picture. A weak change begins near its end.",
-           "With S = len(table), int(strength * S) steps are walked: the last ones.",
+           "With S = len(table), int(strength * S) steps are taken: the last ones.",
            "table[len(table) - int(strength * len(table)):]. (table[-n:] goes wrong for n = 0.)"))  # fmt: skip
 
 

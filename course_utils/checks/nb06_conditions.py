@@ -17,7 +17,7 @@ def keep_case(g: torch.Generator, i: int) -> tuple:
 
 
 def keep(zt, known, eps, mask, alpha_bar_t, root=lambda a: a.sqrt()):
-    """Blend the walk with the known latent, noised to the same step."""
+    """Blend the sample with the known latent, noised to the same step."""
     return mask * zt + (1 - mask) * (root(alpha_bar_t) * known + root(1 - alpha_bar_t) * eps)
 
 
@@ -35,7 +35,7 @@ KEEP = Exercise(
         ("this noises the known part and forgets to blend it with zt.",
          lambda zt, k, e, m, a: keep(zt, k, e, 0 * m, a)),
         ("nothing is put back: this is zt, hidden where the picture is known.", lambda zt, k, e, m, a: m * zt),
-        ("the walk is noised a second time: only the known latent needs noise.",
+        ("the sample is noised a second time: only the known latent needs noise.",
          lambda zt, k, e, m, a: keep(keep(zt, zt, e, 0 * m, a), k, e, m, a)),
     ),
     hints=("Bring the known latent to the noise of step t first. Then choose, place by place.",

@@ -1,4 +1,4 @@
-"""Which pixels listen to which word: the weights of every cross-attention, kept while a network draws.
+"""Which pixels attend to which word: the weights of every cross-attention, kept while a network draws.
 
     with record_attention(unet) as record:      draw ──► record.maps() (S, B, L, H, W) ──► word_maps(...) ──► paint(...)
         ...                                               steps, texts, tokens, places       words, pixels     a picture
@@ -41,7 +41,7 @@ class Record:
 
     @property
     def sides(self) -> list[int]:
-        """The sides of the feature maps that listen to the text, largest first."""
+        """The sides of the feature maps that attend to the text, largest first."""
         return sorted({side for step in self.steps for side in step}, reverse=True)
 
     def maps(self, side=None) -> torch.Tensor:
@@ -102,7 +102,7 @@ def words_of(tokenizer, prompt) -> dict[str, list[int]]:
 
 
 def word_maps(maps, words, size) -> dict[str, torch.Tensor]:
-    """Return {word: (S, size, size)}, enlarged to the picture: how much each pixel listens to the word at each step.
+    """Return {word: (S, size, size)}, enlarged to the picture: how much each pixel attends to the word at each step.
 
     maps (S, L, H, W): those of one prompt; words: from `words_of`. The tokens of a word are added, so the numbers
     stay shares of a pixel's attention, from 0 to 1. Built in notebook 04.

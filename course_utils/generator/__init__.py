@@ -5,5 +5,5 @@
               step t (and context, from a text encoder)
 
 `schedules` says how much noise there is at step t, `objectives` what the network learns to predict, `unet` is the
-network, `samplers` walk back with it. Schedule, objective, network and sampler are separate: any fits any.
+network, `samplers` go back with it. Schedule, objective, network and sampler are separate: any fits any.
 """

@@ -16,7 +16,7 @@ def invert(
     model, x0, schedule, steps=50, prediction="eps", generator=None, clip=False, spacing="trailing", start=0,
     ahead=True,
 ) -> Iterator[State]:  # fmt: skip
-    """Walk DDIM's steps the other way, from a picture to the noise that would draw it.
+    """Take DDIM's steps the other way, from a picture to the noise that would draw it.
 
     x0: pictures (B, ...) that count as step `start`: 0 for clean ones, or the t they have been noised to; ahead: ask
     the network for the step we go to, as diffusers does, or (False) for the one we stand at; generator: not used; the

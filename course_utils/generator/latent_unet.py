@@ -47,7 +47,7 @@ class TextTimeEmbedding(nn.Module):
 
 
 class LatentUNet(UNet):
-    """A `UNet` with text whose step also hears the pooled text: every residual block knows what to draw.
+    """A `UNet` with text whose step embedding also gets the pooled text: every residual block knows what to draw.
 
     pool_heads: heads of the pooling, None for none at all (Stable Diffusion 1.x has none); the rest as in `UNet`.
     forward(zt (B, C, H, W), t (B,), context (B, L, D)) -> (B, out_channels, H, W). Built in notebook 06.

@@ -1,4 +1,4 @@
-"""From noise to picture: samplers walk back through the steps and show every state on the way.
+"""From noise to picture: samplers go back through the steps and yield every state on the way.
 
 A sampler knows no network: `model` is any callable (xt, t) -> prediction. All have one signature and are generators,
 so a loop over one sees each step, and `sample` runs one to its end.
@@ -19,7 +19,7 @@ class State:
     """One moment of sampling: after step number `step` (1 ... S), which was taken at time `t`, we hold `xt`.
 
     x0: the clean picture that the network's answer implied at this step, (B, ...) like xt. The next step starts from
-    `xt` as it then is: whoever writes into it steers the walk.
+    `xt` as it then is: whoever writes into it steers the sampling.
     """
 
     step: int
@@ -83,7 +83,7 @@ def ddpm(
     model, xT, schedule, steps=None, prediction="eps", generator=None, clip=True, spacing="leading",
     variance="fixed_small",
 ) -> Iterator[State]:  # fmt: skip
-    """Walk back by drawing from the posterior q(x_{t-1} | x_t, x0) with the predicted x0.
+    """Sample from the posterior q(x_{t-1} | x_t, x0) with the predicted x0.
 
     xT: noise (B, ...); steps: how many of the T to visit (None: all); clip: keep x0 in [-1, 1];
     variance: "fixed_small" (the posterior's) or "fixed_large" (beta). DDPM, eq. 6-7, algorithm 2.
@@ -114,7 +114,7 @@ def ddpm(
 def ddim(
     model, xT, schedule, steps=50, prediction="eps", generator=None, clip=True, spacing="leading", eta=0.0,
 ) -> Iterator[State]:  # fmt: skip
-    """Walk back along the predicted noise: with eta = 0 the noise we start from fixes the picture.
+    """Go back along the predicted noise: with eta = 0 the noise we start from fixes the picture.
 
     xT: noise (B, ...); steps: how many of the T to visit; clip: keep x0 in [-1, 1]; eta: 0 (no fresh noise) to 1
     (as much as DDPM). DDIM, eq. 12 and 16. Built in notebook 03.
@@ -141,7 +141,7 @@ def ddim(
 def dpmpp_2m(
     model, xT, schedule, steps=20, prediction="eps", generator=None, clip=True, spacing="trailing",
 ) -> Iterator[State]:  # fmt: skip
-    """Walk back like DDIM, along a picture that two predictions in a row foretell: DPM-Solver++ (2M).
+    """Go back like DDIM, along a picture that two predictions in a row foretell: DPM-Solver++ (2M).
 
     xT: noise (B, ...); steps: how many of the T to visit; clip: keep x0 in [-1, 1]; spacing: "trailing" starts at the
     noise that xT is; generator: not used, no fresh noise enters. Lu et al. 2022b, eq. 8 and algorithm 2, midpoint,

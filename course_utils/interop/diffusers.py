@@ -160,7 +160,7 @@ def make_vae(config):
 
 
 def scheduler_options(config):
-    """Return what a scheduler's configuration says of a walk: {"schedule", "prediction", "spacing", "offset"}."""
+    """Return what a scheduler's configuration says of sampling: {"schedule", "prediction", "spacing", "offset"}."""
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         raise CheckpointError(f"unknown prediction {prediction!r}: the course knows {', '.join(PREDICTIONS)}")

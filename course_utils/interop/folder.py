@@ -110,7 +110,7 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 def open_folder(folder, device=None):
     """Return a StableDiffusion of the course's own classes, filled from a folder of diffusers: Stable Diffusion 1.x.
 
-    Weights are read from safetensors only. The default walk is that of diffusers' DPM-Solver++ (2M) with the folder's
+    Weights are read from safetensors only. The default sampler is diffusers' DPM-Solver++ (2M) with the folder's
     schedule. Raises CheckpointError, in one sentence, for a folder that is missing, damaged or of another kind.
     Built in notebook 06.
     """

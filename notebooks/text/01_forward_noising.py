@@ -56,8 +56,8 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **Why would anyone do this?** Read the figure from right to left. The last column is a place we can always reach: a
-# computer makes such noise from nothing. A network that could walk one column to the left, again and again, would
-# walk from noise to a picture. To learn that walk it needs examples. Destruction makes them, as many as we like, each
+# computer makes such noise from nothing. A network that could step one column to the left, again and again, would
+# go from noise to a picture: sampling. To learn that step it needs examples. Destruction makes them, as many as we like, each
 # with its answer known.
 #
 # **What we will build**: one small step; the formula that jumps to any step; the schedules that decide how fast; the
@@ -128,9 +128,9 @@ print("\n".join(f"after {s:4d} steps: centre {x.mean():.1f}, spread {x.std(0).me
 #
 # 1. **The spread keeps growing.** More steps, wider cloud. A network would meet numbers of any size.
 # 2. **The centre stays near 3.** The cloud still tells where it came from.
-# 3. **It is slow.** To see step 1000 we must walk 1000 steps, for every example.
+# 3. **It is slow.** To see step 1000 we must take 1000 steps, for every example.
 #
-# We want a walk that stays in one range, ends in one known place whatever the start, and lets us jump.
+# We want a process that stays in one range, ends in one known place whatever the start, and lets us jump.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 4 min.* Let the room propose the repair. Someone will say "shrink it a little each time". That is
@@ -212,7 +212,7 @@ for t, beta_t in enumerate(linear_beta().tolist()):
     cloud[t + 1] = x
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Check.** The walk should end at centre 0 and spread 1, and a walk from another start should end there too.
+# **Check.** The chain should end at centre 0 and spread 1, and a chain from another start should end there too.
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
@@ -268,7 +268,7 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# Well before: check 1 prints the step. Half of the power is lost early, and the long rest of the walk is spent in
+# Well before: check 1 prints the step. Half of the power is lost early, and the long rest of the steps is spent in
 # heavy noise.
 #
 # </details>
@@ -332,7 +332,7 @@ xt = add_noise(three, noise, torch.tensor([0, 500, 999]), linear)
 print("three pictures, three steps at once:", tuple(xt.shape))
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Check 2: samples.** One pixel of value 0.8 walks through the loop 20,000 times. The bars must fill the bell that
+# **Check 2: samples.** One pixel of value 0.8 runs through the loop 20,000 times. The bars must fill the bell that
 # the formula draws.
 
 # %% slideshow={"slide_type": "subslide"}
@@ -351,7 +351,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The bars fill the bells; the printed means and spreads agree up to the luck of the draw. The third
-# fault is mended: one line replaces the walk. **One limit:** the shortcut needs Gaussian noise and a step that only
+# fault is mended: one line replaces the loop. **One limit:** the shortcut needs Gaussian noise and a step that only
 # scales. Other ways to destroy a picture need their own formula.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -437,7 +437,7 @@ for name, s in schedules.items():
     print(f"{name:14s} {int((s.alpha_bar < 0.5).nonzero()[0]):10d} {int((s.alpha_bar < 0.01).sum()):18d}")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The middle panel shows why one uses the logarithm: on a plain scale, most of the walk is flat.
+# The middle panel shows why one uses the logarithm: on a plain scale, most of the curve is flat.
 
 # %% slideshow={"slide_type": "-"}
 steps = [50, 150, 300, 500, 900]
@@ -460,7 +460,7 @@ plt.show()
 # ## 4 · The last step: is it really noise?
 #
 # **Intuition.** Drawing starts from pure noise. If the last step of training holds a whisper of the picture, the
-# network learns to listen to it, and is lost when it is missing.
+# network learns to rely on it, and is lost when it is missing.
 #
 # **Notation.** The whisper is $\sqrt{\bar\alpha_{T-1}}$, the picture's factor at the last entry of the table. Zero
 # would be right. We compare ours with a published table (Lin et al. 2023, Table 1).
@@ -683,7 +683,7 @@ print("log-SNR at which half are recognised:", ", ".join(f"{h:.2f} at {size} px"
 print(f"per doubling of the side: {half[32] - half[16]:+.2f}, {half[64] - half[32]:+.2f}; -log 4 = {-math.log(4):+.2f}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Larger pictures survive further into the walk. A doubling of the side moves the half-way point by a
+# **What to see.** Larger pictures survive to later steps. A doubling of the side moves the half-way point by a
 # little more than $-\log4$: averaging explains $\log4$, and larger pictures also show detail that the smaller ones
 # lost. So at a larger side fewer steps teach the large shapes. The usual repair shifts the log-SNR by $2\log(64/d)$
 # for side $d$ (Hoogeboom et al. 2023, eq. 5), or makes the picture fainter before mixing (Chen 2023). **One limit:**
@@ -742,7 +742,7 @@ print("languages on the page:", sorted(set(examples.attributes["language"])))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Captions need somebody to write the names. The labels of *denoising* need nobody. Take a clean picture, pick a step,
-# draw noise, mix. The **training triple** is
+# draw noise, mix. The **training example** is
 #
 # - **input:** the noisy picture $x_t$ and the step $t$,
 # - **label:** the noise $\varepsilon$ that we put in.
@@ -760,7 +760,7 @@ t = torch.tensor([40, 150, 300, 850])                                    # one s
 eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(8))  # the labels
 xt = add_noise(x0, eps, t, linear)                                       # the inputs
 plotting.show_rows({"clean, not shown to the network": x0, "input: noisy": xt, "label: its noise": eps / 3},
-                   [f"t = {i}" for i in t.tolist()], "Four training triples")
+                   [f"t = {i}" for i in t.tolist()], "Four training examples")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -833,7 +833,7 @@ print(f"log-SNR at the last step {linear.log_snr[-1]:.1f}; with the bug {linear.
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **Cause.** The formula takes picture and noise to have a similar spread. Pixels with a spread 127.5 times larger
-# have an SNR $127.5^2$ times larger, so the walk ends about where picture and noise are equally strong. The model
+# have an SNR $127.5^2$ times larger, so the process ends about where picture and noise are equally strong. The model
 # never practises on noise, and noise is what drawing starts from. **The habit that finds it:** print the range and
 # the spread of `x0` before anything else.
 
@@ -981,31 +981,31 @@ check("01-terminal", repair)
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ### Exercise 01.6 (code) · Labels for free
 #
-# Write `training_triple`: from clean pictures `x0` (B, C, H, W), a table `alpha_bar` (T,) and a `torch.Generator` it
+# Write `training_example`: from clean pictures `x0` (B, C, H, W), a table `alpha_bar` (T,) and a `torch.Generator` it
 # draws one step per picture, $t\in\{0,\dots,T-1\}$, and Gaussian noise, and returns `(xt, t, eps)`. All randomness
-# comes from the generator, so the same generator state gives the same triple; `xt` keeps the dtype of `x0`.
+# comes from the generator, so the same generator state gives the same example; `xt` keeps the dtype of `x0`.
 #
 # Stuck? `hint("01-training-example", 1)`, then 2, then 3.
 
 # %% slideshow={"slide_type": "skip"}
-def training_triple(x0, alpha_bar, generator):        # (B, C, H, W), (T,), torch.Generator
+def training_example(x0, alpha_bar, generator):        # (B, C, H, W), (T,), torch.Generator
     raise NotImplementedError                         # -> xt (B, C, H, W), t (B,), eps (B, C, H, W)
 
 # %% slideshow={"slide_type": "skip"}
-check("01-training-example", training_triple)
+check("01-training-example", training_example)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # *Solution of 01.6, folded.*
 
 # %% tags=["solution"] slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
-def training_triple(x0, alpha_bar, generator):
+def training_example(x0, alpha_bar, generator):
     t = torch.randint(len(alpha_bar), (len(x0),), generator=generator)   # 0 ... T-1, one per picture
     eps = torch.randn(x0.shape, generator=generator)
     a = alpha_bar[t].to(x0.dtype).view(-1, 1, 1, 1)
     return a.sqrt() * x0 + (1 - a).sqrt() * eps, t, eps
 
-check("01-training-example", training_triple)
+check("01-training-example", training_example)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ### Think, and try
@@ -1036,8 +1036,8 @@ check("01-training-example", training_triple)
 # | $\bar\alpha_{T-1}=0$ | `make_schedule(name, zero_snr=True)` | a last step that is noise alone |
 # | $(x_t,\,t,\,\varepsilon)$ | exercise 01.6 | one lesson: input, step, label |
 #
-# **What we did not show.** That the walk can be undone: it needs a network (02) and a rule for stepping back (03).
-# Time as a continuous number, where the walk is a stochastic differential equation (Song et al. 2021, eq. 11). Other
+# **What we did not show.** That the process can be undone: it needs a network (02) and a rule for stepping back (03).
+# Time as a continuous number, where the process is a stochastic differential equation (Song et al. 2021, eq. 11). Other
 # ways to destroy, such as blur. Which schedule draws best: that needs trained models. And we measured on emoji, which
 # have flat colours; photographs have more texture to hide.
 
@@ -1079,6 +1079,6 @@ plt.show()
 # - Rissanen et al. 2022, *Generative Modelling with Inverse Heat Dissipation*,
 #   [2206.13397](https://arxiv.org/abs/2206.13397): spectra of pictures and noise; blur in place of noise
 # - Song et al. 2021, *Score-Based Generative Modeling through SDEs*, [2011.13456](https://arxiv.org/abs/2011.13456):
-#   eq. 10 and 11 (the same walk in continuous time)
+#   eq. 10 and 11 (the same process in continuous time)
 # - Rombach et al. 2022, *Latent Diffusion Models*, [2112.10752](https://arxiv.org/abs/2112.10752): Stable Diffusion;
 #   its code has the scaled linear schedule

@@ -44,7 +44,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The result first
 #
-# Each picture starts as other Gaussian noise. One small network looks at it fifty times. We show all drawings, good and bad.
+# Each picture starts as other Gaussian noise. One small network is called fifty times. We show all drawings, good and bad.
 
 # %% slideshow={"slide_type": "-"}
 import torch
@@ -196,7 +196,7 @@ plt.show()
 # The weight $w_i$ is Bayes' rule: all pictures are equally likely beforehand, and $1-\bar\alpha_t$ is the variance of the noise.
 # No function of $x_t$ has a smaller squared error on the training set (Vincent 2011 ties this to the score).
 #
-# **Predict.** This guesser is perfect. We let it walk from pure noise to the end. What does it draw?
+# **Predict.** This guesser is perfect. We sample with it, from pure noise to the end. What does it draw?
 #
 # <details><summary>Answer</summary>
 # Pictures of the training set, pixel by pixel. As the noise falls, one weight goes to 1 and the others to 0.
@@ -216,7 +216,7 @@ def ideal_x0(xt, t):                                                            
 
 # %% [markdown]
 # **Check** against three things we know: at the last step nothing is known, so the guess is the mean picture; at the first step
-# the guess is the picture itself; and a full walk ends on members of the set.
+# the guess is the picture itself; and a full run of the sampler ends on members of the set.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -227,7 +227,7 @@ redrawn = sample(ddim, ideal_x0, gaussian(8, seed=1), SCHEDULE, steps=50, predic
 copies = torch.cdist(redrawn.flatten(1), known.flatten(1)).amin(1) < 0.1
 print("pictures:", tuple(pictures.shape), "held out:", tuple(unseen.shape))
 print("mean at the last step:", bool(mean_gap < 0.02), "| picture at the first:", bool(same_gap < 1e-3))
-print(f"walks that end on a training picture: {int(copies.sum())} of 8")
+print(f"samples that end on a training picture: {int(copies.sum())} of 8")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Now a picture that neither guesser has met, noised more and more.
@@ -483,12 +483,12 @@ loss_without_step = fit_points(blind_net)
 print(f"loss with the step {loss_with_step:.3f}, without {loss_without_step:.3f}")
 blind_walk = compare_walks(blind_net)[2]
 plotting.plot_points([points[::4], {plotting.MODEL: walk[::4]}, {plotting.NOISE: blind_walk[::4]}],
-                     ["data", "knows the step", "blind to the step"], "The walk needs to know where it is", limit=1.5)
+                     ["data", "knows the step", "blind to the step"], "Sampling needs to know the step", limit=1.5)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The loss rises a little; the drawing falls apart. Small errors of a blind guess point the
-# walk to the wrong scale, and a hundred steps add them up. **Limit**: two axes are the hard case. A picture has thousands of
+# move to the wrong scale, and a hundred steps add them up. **Limit**: two axes are the hard case. A picture has thousands of
 # pixels, so a network can estimate the noise from the picture itself, and the damage is smaller.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -989,7 +989,7 @@ plt.show()
 
 # %%
 def finish(xt, t, steps=25, sampler=ddim, seed=0):
-    rest = Schedule.from_beta(SCHEDULE.beta[:t + 1])                                     # the walk from step t to 0
+    rest = Schedule.from_beta(SCHEDULE.beta[:t + 1])                                     # sampling from step t to 0
     return sample(sampler, trained, xt, rest, steps=min(steps, t + 1), prediction=KIND, spacing="trailing",
                 generator=torch.Generator().manual_seed(seed))
 

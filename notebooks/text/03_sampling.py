@@ -10,7 +10,7 @@
 # | **You need** | notebooks 01 and 02; what a derivative is |
 # | **Where we are** | text encoder → **[generator]** → decoder |
 #
-# Nothing is trained here. The network of notebook 02 stays as it is; we change how we *walk* with it.
+# Nothing is trained here. The network of notebook 02 stays as it is; we change how we *sample* with it.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Ask for bets before the first figure: how many steps does a usable drawing need, and do more steps always help?
@@ -39,7 +39,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The result first
 #
-# One network, the same five noises, three ways to walk. The columns differ in nothing but the noise they start from.
+# One network, the same five noises, three samplers. The columns differ in nothing but the noise they start from.
 
 # %% slideshow={"slide_type": "-"}
 import torch
@@ -68,7 +68,7 @@ plt.show()
 # 1. The step back from $x_t$ to any earlier step, derived (DDPM), then without dice (DDIM).
 # 2. A solver that looks back one step to see half a step ahead (DPM-Solver++ 2M).
 # 3. The measurement: quality against steps and seconds.
-# 4. Two tools: walking between noises, and from a picture back to its noise.
+# 4. Two tools: interpolating between noises, and from a picture back to its noise.
 
 # %% [markdown]
 # ### Setup
@@ -89,8 +89,8 @@ from course_utils.figures.widgets import explore
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: leave out nine steps of ten
 #
-# To judge a walk we want a guesser without faults. So we take data whose best guess is known in closed form: a face of
-# 60 small Gaussian dots, each of spread 0.05. No network, no training; what goes wrong is the walk's own fault.
+# To judge a sampler we want a guesser without faults. So we take data whose best guess is known in closed form: a face of
+# 60 small Gaussian dots, each of spread 0.05. No network, no training; what goes wrong is the sampler's own fault.
 
 # %% slideshow={"slide_type": "-"}
 def face_centres():                                                       # -> (60, 2)
@@ -111,7 +111,7 @@ def best_x0(xt, t):                                                       # (B, 
     return near + signal * SPREAD**2 / variance * (xt - signal * near)    # and where in the dot?
 
 # %% [markdown]
-# We walk with the step of notebook 02's exercise 02.4,
+# We sample with the step of notebook 02's exercise 02.4,
 # $x_{t-1}=\big(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\hat\varepsilon\big)/\sqrt{1-\beta_t}$ plus noise. Once we
 # visit all 1000 steps. Then we save time and visit every tenth.
 
@@ -178,7 +178,7 @@ plt.show()
 #
 # </details>
 #
-# **Check** against brute force: noise one pixel 400,000 times, keep the walks that pass near a chosen $x_t$, and look
+# **Check** against brute force: noise one pixel 400,000 times, keep the trajectories that pass near a chosen $x_t$, and look
 # where they were at $s$.
 
 # %% slideshow={"slide_type": "subslide"}
@@ -228,8 +228,8 @@ def noise_like(x, generator):
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 · DDIM: the same guess, without dice
 #
-# **Intuition.** The network was trained on single noisy pictures, never on walks. It knows only how $x_t$ is made: so
-# much picture, so much noise. A walk that arrives at every step with that mix is as good. So: take the guess apart into
+# **Intuition.** The network was trained on single noisy pictures, never on whole trajectories. It knows only how $x_t$ is made: so
+# much picture, so much noise. A trajectory that arrives at every step with that mix is as good. So: take the guess apart into
 # picture and noise, and **mix the two again** with the proportions of an earlier step.
 #
 # **Notation.** $\hat x_0,\hat\varepsilon$: picture and noise in the guess; $\sigma$: fresh noise; $z$: its dice;
@@ -297,7 +297,7 @@ for t in peer.timesteps:
 print("eta = 0 is diffusers' DDIM:", all(torch.allclose(a, s.xt) for a, s in zip(states, ddim(best_x0, xT, **plain))))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Now we watch eight dots walk, in 100 steps, from the same starts.
+# Now we watch eight dots move, in 100 steps, from the same starts.
 
 # %% slideshow={"slide_type": "-"}
 def paths(sampler, starts, steps=100, **options):                         # -> (steps + 1, B, 2)
@@ -317,13 +317,13 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Orange dots are the starts, blue is the face. Without dice each start has one smooth curve and one
-# end: **the noise is the picture's address**. With dice the walk forgets its start. Forgetting has a price and a use.
+# end: **the noise is the picture's address**. With fresh noise sampling forgets its start. Forgetting has a price and a use.
 # The price: noise that is put in must be taken out again, and that takes steps. The use: an early error of the network
 # is washed away with the rest. Which of the two wins, at how many steps, is a question for the measurement; there DDPM
 # stands for $\eta=1$. **Limit**: a perfect guesser, as here, never needs repair.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Let them predict the right panel before it appears. Sentence to repeat: "same network, same marginals, another walk".
+# *For the lecturer, 8 min.* Let them predict the right panel before it appears. Sentence to repeat: "same network, same marginals, another trajectory".
 # The usual slip at home: to blame the sampler for what the spacing does (section 5).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -515,7 +515,7 @@ def heun(model, xT, schedule, steps=20, prediction="eps", generator=None, clip=T
 
 # %% slideshow={"slide_type": "subslide"}
 budgets, few = (8, 16, 32, 64, 128), xT[:200]
-def passing(sampler, steps, t):                                           # the states when the walk reaches step t
+def passing(sampler, steps, t):                                           # the states when sampling reaches step t
     states = list(sampler(best_x0, few, **plain | {"steps": steps}))
     return states[[*(state.t for state in states[1:]), -1].index(t)].xt
 
@@ -526,7 +526,7 @@ def misses(sampler, t, calls_a_step=1):                                   # medi
 errors = {"DDIM": (misses(ddim, 249), DATA), "Heun": (misses(heun, 249, 2), LATENT, "--"),
           "DPM-Solver++ 2M": (misses(dpmpp_2m, 249), MODEL)}
 plotting.plot_lines(budgets, errors, "calls of the guesser (doubling)", "distance from the curve at t = 249",
-                    "Exact guesses: what is left is the walk's own error", logx=True, logy=True)
+                    "Exact guesses: what is left is the sampler's own error", logx=True, logy=True)
 plt.gca().set_xticks(budgets, budgets)
 plt.minorticks_off()
 plt.show()
@@ -691,9 +691,9 @@ for name in ("DDPM", "DDIM"):
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.**
 #
-# - Most is won by ten steps. From there the two walks without dice are flat: **more steps do not help**. The gap that is left to the floor
-#   is the network's, not the walk's.
-# - The bars overlap nearly everywhere. But all walks share their noises, and seed by seed the solver is ahead of DDIM at every number of steps, by
+# - Most is won by ten steps. From there the two samplers without fresh noise are flat: **more steps do not help**. The gap that is left to the floor
+#   is the network's, not the sampler's.
+# - The bars overlap nearly everywhere. But all samplers share their noises, and seed by seed the solver is ahead of DDIM at every number of steps, by
 #   a little (last line).
 # - DDPM goes on improving. At forty steps the Fréchet distance puts it first and the kernel distance last. Two rulers disagree: we claim
 #   neither.
@@ -717,7 +717,7 @@ print(f"Heun, 3 steps (5 calls):   {measure(heun, 3)[0].mean():6.1f}; its clock 
 # earns no place in the library.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **The guess along the way.** Every state carries $\hat x_0$. Here is what each walk *believes* it is drawing, ten steps from
+# **The guess along the way.** Every state carries $\hat x_0$. Here is what each sampler *believes* it is drawing, ten steps from
 # one noise.
 
 # %% slideshow={"slide_type": "-"}
@@ -740,7 +740,7 @@ plt.show()
 # | you want | take | why |
 # |---|---|---|
 # | a picture, soon | DPM-Solver++ 2M, 10–20 steps, trailing | never behind DDIM here, at the same price; nothing to tune |
-# | the same, in one line of code | DDIM, η = 0, 20–50 steps | Euler: robust, invertible, the walk others are compared with |
+# | the same, in one line of code | DDIM, η = 0, 20–50 steps | Euler: robust, invertible, the sampler others are compared with |
 # | repair, and time to spare | DDPM, or DDIM with η > 0, 50–1000 steps | fresh noise washes errors out; still improving at 40 here |
 # | a network trained to $\mathrm{SNR}=0$ | any, with trailing | the first visit must be at pure noise |
 #
@@ -806,7 +806,7 @@ for name, x in ways.items():
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 · From a picture back to its noise
 #
-# **Intuition.** A curve can be walked both ways. Backwards, DDIM turns a picture into the noise that would draw it; change something there
+# **Intuition.** A curve can be followed both ways. Backwards, DDIM turns a picture into the noise that would draw it; change something there
 # and come back, and we have edited a real picture (notebooks 06 and 08 do).
 #
 # **Formula** (DDIM section 4.3): the same mix, towards larger $t$. The slope at the new place is not known yet, so we use that of the old one:
@@ -895,7 +895,7 @@ plt.show()
 # the ideal guesser sends many noises to one picture, so there is nothing to invert.
 
 # %% [markdown] slideshow={"slide_type": "skip"}
-# ## Experiment: choose the walk
+# ## Experiment: choose the sampler
 #
 # Find the fewest steps at which you would show a picture to somebody. Then switch the spacing, and look for the first row that changes.
 # On GitHub and in slides the figure stands still at its starting values.
@@ -910,10 +910,10 @@ explore(walk_figure, sampler={name: walk for name, (walk, _) in reversed(WALKS.i
         spacing=["trailing", "leading", "linspace"], seed=(0, 30))
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## When it breaks: the network hears another step
+# ## When it breaks: the network is told another step
 #
 # A real bug, met in many home-made pipelines: the loop takes its coefficients from one table and tells the network the steps of another. Here
-# the walk is *trailing*, the network is told *leading*. No line fails.
+# the sampler is *trailing*, the network is told *leading*. No line fails.
 
 # %% slideshow={"slide_type": "-"}
 def misled(stride):                                                       # leading is trailing, stride - 1 earlier
@@ -924,7 +924,7 @@ for steps in (10, 50):
     options = {"schedule": SCHEDULE, "steps": steps, "prediction": KIND, "spacing": "trailing"}
     good[f"right, {steps} steps"] = sample(ddim, trained, xT_six, **options)
     broken[f"misled, {steps} steps"] = sample(ddim, misled(1000 // steps), xT_six, **options)
-plotting.show_rows(good | broken, title="One table for the walk, another for the network", scale=0.65)
+plotting.show_rows(good | broken, title="One table for the sampler, another for the network", scale=0.65)
 plt.show()
 
 # %% slideshow={"slide_type": "-"}
@@ -940,7 +940,7 @@ print(f"error of the mean picture: {(x0[:64] - x0.mean(0)).square().mean():.2f};
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **Cause.** Told an earlier step, the network takes part of the noise for a picture: it *sees* colours and shapes that
-# nobody put there, and the walk makes them real. With 50 steps the two tables differ by 19, and half the row survives;
+# nobody put there, and sampling makes them real. With 50 steps the two tables differ by 19, and half the row survives;
 # that is how such a bug lives for years. **The habit that finds it:** from pure noise nobody can guess better
 # than the mean picture, and a sound network does about as well. Print that one error.
 
@@ -1102,7 +1102,7 @@ check("03-slerp", arc)
 #
 # </details>
 #
-# **Open.** *Restart* a finished drawing: noise it to $t=300$ and walk back, twice, three times. Does the Fréchet distance fall? You now spend calls on
+# **Open.** *Restart* a finished drawing: noise it to $t=300$ and sample from there, twice, three times. Does the Fréchet distance fall? You now spend calls on
 # repair and not on finer steps; at which total do you break even?
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -1131,13 +1131,13 @@ check("03-slerp", arc)
 # We can draw fast. Let us order something: a robot, a heart, a ghost.
 
 # %% slideshow={"slide_type": "-"}
-wishes = ["a robot", "a heart", "a ghost", "a crying cat", "a red face", "a kiss"]
+prompts = ["a robot", "a heart", "a ghost", "a crying cat", "a red face", "a kiss"]
 x = pictures(dpmpp_2m, 6, 30, 15)
-plotting.show_pictures(x, titles=[f"asked: {wish}" for wish in wishes], columns=6, title="It draws whatever it likes", scale=0.9)
+plotting.show_pictures(x, titles=[f"asked: {prompt}" for prompt in prompts], columns=6, title="It draws whatever it likes", scale=0.9)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# The wishes stand under the pictures and nowhere else: no line of code carried them to the network. The noise alone decided. **Notebook 04**
+# The prompts stand under the pictures and nowhere else: no line of code carried them to the network. The noise alone decided. **Notebook 04**
 # lets a sentence steer every step.
 
 # %% [markdown] slideshow={"slide_type": "skip"}

@@ -308,7 +308,7 @@ def fit(kl, num_steps=1400, batch=32):
 nets = {"AE": fit(kl=0), "VAE": fit(kl=1e-3)}
 
 # %% [markdown]
-# Three tests: copy, walk from one face to another, and decode latents that belong to no picture. Those of the AE we draw with its own latents' mean and spread, which is fair to it; those
+# Three tests: copy, interpolate from one face to another, and decode latents that belong to no picture. Those of the AE we draw with its own latents' mean and spread, which is fair to it; those
 # of the VAE from a standard Gaussian.
 
 # %% slideshow={"slide_type": "subslide"}
@@ -323,7 +323,7 @@ rows, u = {"real": faces[:10]}, torch.linspace(0, 1, 10).view(-1, 1, 1, 1)
 for name, net in nets.items():
     mean, drawn = net.encode(faces).mean, net.decode(random_latents(net, 128))
     rows |= {f"{name}: copies": net.decode(mean[:10]), f"{name}: random latents": drawn[:10],
-             f"{name}: a walk": net.decode(torch.lerp(mean[:1], mean[150:151], u))}
+             f"{name}: in between": net.decode(torch.lerp(mean[:1], mean[150:151], u))}
     print(f"{name:3s} copies: {psnr(net.decode(mean), faces).mean():.1f} dB; random latents: {(drawn.abs() > 1.05).float().mean():4.0%} of the values "
           f"are no colours, distance to the nearest real face {nearest(drawn):.2f}")
 print(f"(held-out faces have a distance of {nearest(new_faces):.2f})")
@@ -530,7 +530,7 @@ damage = {"noisy": torch.randn(x.shape, generator=torch.Generator().manual_seed(
           "moved": x.roll(1, dims=3) - x, "blurred": blurred - x}
 damaged = {name: x + gap * (0.02522 / gap.square().mean(dim=(1, 2, 3), keepdim=True)).sqrt() for name, gap in damage.items()}
 rows = {"picture": x} | {f"{name}: {perceptual_distance(eyes, y, x).mean():.2f}": y for name, y in damaged.items()}
-plotting.show_rows(rows, title="One squared error, four looks (and their perceptual distance)", scale=0.7)
+plotting.show_rows(rows, title="One squared error, four appearances (and their perceptual distance)", scale=0.7)
 plt.show()
 
 # %%
@@ -611,7 +611,7 @@ plotting.show_rows(crops, title="Crops: two decoders that must guess", scale=0.9
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Compare the two lines: one wins in decibels, the other in looks. Judge the crops yourself. Both are far from sharp. LDM adds a third
+# **What to see.** Compare the two lines: one wins in decibels, the other in perceptual distance. Judge the crops yourself. Both are far from sharp. LDM adds a third
 # term, an **adversarial** one: a second network learns to tell copies from pictures, and the decoder learns to fool it (section 3.1). It sharpens more, and it needs long and careful training. We leave it
 # out and measure nothing of it. **Limit**: sixty steps, and a handicap that the shipped VAE does not have.
 
@@ -810,7 +810,7 @@ plt.show()
 # *For the lecturer, 5 min.* The constant is copied through hundreds of repositories. Ask who has seen 0.18215 before, and what they took it for.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Idea 6 · A walk between two latents
+# ## Idea 6 · Between two latents
 #
 # **Predict.** We go in a straight line from one latent to another. Does a face turn into a heart?
 #
@@ -831,8 +831,8 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Latents cross-fade too, a little more decidedly: look at the eyes and the wheels in the middle. Compare the printed numbers as well: if half-way pictures come back as well as real
-# ones, the walk has met no hole, and no new idea either. *Our latent is a small picture, not an idea of a picture.* That is what we want: a U-Net
-# can paint on it. **Limit**: to change a face into a heart one needs meaning; notebook 08 walks in CLIP's space.
+# ones, the line has met no hole, and no new idea either. *Our latent is a small picture, not an idea of a picture.* That is what we want: a U-Net
+# can paint on it. **Limit**: to change a face into a heart one needs meaning; notebook 08 interpolates in CLIP's space.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 7 · What painting small saves
@@ -1045,7 +1045,7 @@ def kl_price(mean, logvar):
 check("05-kl", kl_price)
 
 # %% [markdown]
-# ### Exercise 05.4 (code) · One layer of looks
+# ### Exercise 05.4 (code) · One layer of the perceptual distance
 #
 # Write `perceptual`: for two feature maps of one layer, bring the vector at each place to unit length, take the squared distance of the two, and average over places.
 #

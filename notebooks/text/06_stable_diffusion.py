@@ -43,7 +43,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The result first
 #
-# Six wishes in two languages, 64×64 pixels, each pair from the same noise. Nobody chose the good ones.
+# Six prompts in two languages, 64×64 pixels, each pair from the same noise. Nobody chose the good ones.
 
 # %% slideshow={"slide_type": "-"}
 import torch
@@ -62,18 +62,18 @@ def paint(prompts, zT, steps=20, guidance=2.0, system=sd, **options):
     return torch.cat([system.decode(z) for z in latents])                                # (B, 3, 64, 64)
 
 # %% slideshow={"slide_type": "-"}
-WISHES = {"panda, snow": "熊猫，雪地", "pink butterfly, blue sky and grass": "粉色的蝴蝶，蓝天，草地", "red automobile, beach": "红色的汽车，沙滩",
+PROMPTS = {"panda, snow": "熊猫，雪地", "pink butterfly, blue sky and grass": "粉色的蝴蝶，蓝天，草地", "red automobile, beach": "红色的汽车，沙滩",
           "hamburger, sunset": "汉堡，日落", "green apple, noto style": "绿色的苹果，noto风格", "castle, night sky": "城堡，夜空"}
-both = [*WISHES, *WISHES.values()]
+both = [*PROMPTS, *PROMPTS.values()]
 first = paint(both, gaussian(6, seed=0).repeat(2, 1, 1, 1))
-plotting.show_pictures(first, both, columns=6, title="Six wishes, two languages, one noise for each pair")
+plotting.show_pictures(first, both, columns=6, title="Six prompts, two languages, one noise for each pair")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ## What we build
 #
 # 1. Three modules joined by hand in one loop; the library's loop gives the same picture.
-# 2. The sentence heard twice: in cross-attention, and pooled into the step.
+# 2. The text enters twice: in cross-attention, and pooled into the step.
 # 3. Training on cached latents, live, with a *class* in place of a text; then measurements.
 # 4. Other conditions: a picture to start from, a part to keep, lines to colour. And `diffusers` opens our model.
 
@@ -109,7 +109,7 @@ SCALE = checkpoints.scaling_factor()                                            
 # **Predict.** Which dots end on the heart? And do more steps help?
 #
 # <details><summary>Answer</summary>
-# In the first way y was chosen before x was known: most dots miss. In the second, y hears of x at every step and gives way, the more often the better.
+# In the first way y was chosen before x was known: most dots miss. In the second, y learns of x at every step and gives way, the more often the better.
 # </details>
 
 # %% slideshow={"slide_type": "-"}
@@ -141,7 +141,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Nobody trained this denoiser on "x is known". A condition can enter *while we draw*, as noisy as what it replaces. Idea 4 does this with pictures. **Limit**: the free half
-# hears of the known one only at the next step, so with few steps some dots end beside the heart.
+# learns of the known one only at the next step, so with few steps some dots end beside the heart.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 6 min.* Point at the two answers for one x: above and below. Drawing gives both, a regression would give their mean, which is no heart at all.
@@ -222,7 +222,7 @@ for name, (module, ms) in parts.items():
 # *For the lecturer, 5 min.* Stable Diffusion 1.5 for comparison: text encoder 123 million, U-Net 860 million, VAE 84 million. The proportions are ours.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Idea 2 · The sentence is heard twice
+# ## Idea 2 · The text enters twice
 #
 # **Intuition.** Cross-attention lets each place ask each word, but only on the smaller maps. All other blocks see the picture and the step. So we fold the whole
 # sentence into one vector and add it to the step: then every block knows what to draw (Imagen does so, section 2.4 and appendix D). How to fold it? A plain mean lets filler words
@@ -292,14 +292,14 @@ with torch.no_grad():
     print(tuple(context.shape), "->", tuple(ours(context).shape), "equal:", torch.allclose(ours(context), peer(context), atol=1e-5))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Two ways in, so we may say two different things. **Predict.** Cross-attention reads "panda, snow", the step hears "hamburger, sunset". What comes?
+# Two ways in, so we may say two different things. **Predict.** Cross-attention reads "panda, snow", the step embedding gets "hamburger, sunset". What comes?
 #
 # <details><summary>Answer</summary>
 # There is no law; it is this network's habit. Look which row keeps the subject and which keeps the scene.
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-def heard(attended, pooled, zT, guidance=2.0):
+def two_texts(attended, pooled, zT, guidance=2.0):
     def split_ways(zt, t, context, context_mask):                                        # context (B, L, 2 D): both texts
         return UNet.forward(sd.unet, zt, t, context[..., :CONTEXT_DIM], added=context[..., CONTEXT_DIM:])
 
@@ -311,20 +311,20 @@ def heard(attended, pooled, zT, guidance=2.0):
     return sd.decode(last.xt)
 
 A, B, seeds = "panda, snow", "hamburger, sunset", gaussian(2, seed=2)
-pairs = {"both hear A": (A, A), "attention A, step silent": (A, ""), "attention silent, step A": ("", A),
+pairs = {"both get A": (A, A), "attention A, step silent": (A, ""), "attention silent, step A": ("", A),
          "attention A, step B": (A, B), "attention B, step A": (B, A)}
-rows = {name: heard(*pair, seeds) for name, pair in pairs.items()}
+rows = {name: two_texts(*pair, seeds) for name, pair in pairs.items()}
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("two equal sentences are one:", torch.allclose(rows["both hear A"], paint([A] * 2, seeds), atol=1e-3))
-print("each way in moves the picture:", all(bool((x - rows["both hear A"]).abs().mean() > 0.02) for name, x in rows.items() if name != "both hear A"))
+print("two equal sentences are one:", torch.allclose(rows["both get A"], paint([A] * 2, seeds), atol=1e-3))
+print("each way in moves the picture:", all(bool((x - rows["both get A"]).abs().mean() > 0.02) for name, x in rows.items() if name != "both get A"))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Now look:
 
 # %% slideshow={"slide_type": "-"}
-plotting.show_rows({name: x for name, x in rows.items() if name != "both hear A"}, title=f"A: {A}   B: {B}", scale=0.85)
+plotting.show_rows({name: x for name, x in rows.items() if name != "both get A"}, title=f"A: {A}   B: {B}", scale=0.85)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -476,7 +476,7 @@ print("what the U-Net gets has a standard deviation between 0.8 and 1.6:", 0.8 <
 # ### A condition that is no text: a class
 #
 # LDM draws the thousand classes of ImageNet with the very same U-Net (section 4.2): the class is **one token** for cross-attention, a row of a learned table. So we put
-# `nn.Embedding` where the text encoder stood. *Not one line of the U-Net changes.* With a single token the softmax has nothing to choose: every place hears the same. Row 8 of the table means
+# `nn.Embedding` where the text encoder stood. *Not one line of the U-Net changes.* With a single token the softmax has nothing to choose: every place gets the same. Row 8 of the table means
 # "no class", and stands in for one label in ten.
 #
 # Eight concepts and narrower layers are enough for a run of half a minute. One more change: the net predicts $z_0$ in place of $v$. In a short run its errors are blurs, where those of $v$ are
@@ -576,7 +576,7 @@ print(f"The shipped checkpoint: this loss with v, the text's context, {sum(p.num
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Measure it
 #
-# The judge is the evaluator of notebook 04. First a page that nobody chose: 32 wishes, each in English (odd rows) and in Chinese (even rows), every picture from its own noise, in 10 steps.
+# The judge is the evaluator of notebook 04. First a page that nobody chose: 32 prompts, each in English (odd rows) and in Chinese (even rows), every picture from its own noise, in 10 steps.
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts, matched_seen_prompts
@@ -593,25 +593,25 @@ def table(rows, keys=("concept", "concept_top5", "style", "color", "background")
     for name, shares in rows.items():
         print(f"{name:24s}" + "".join("             -" if math.isnan(shares[key]) else f"{shares[key]:14.0%}" for key in keys))
 
-wishes = {language: fixed_prompts(language, 32, concepts=LEARNED, styles=FIRST_STYLES) for language in ("en", "zh")}
-page = {language: paint([p.text for p in some], gaussian(64, seed=6)[i::2], steps=10) for i, (language, some) in enumerate(wishes.items())}
+targets = {language: fixed_prompts(language, 32, concepts=LEARNED, styles=FIRST_STYLES) for language in ("en", "zh")}
+page = {language: paint([p.text for p in some], gaussian(64, seed=6)[i::2], steps=10) for i, (language, some) in enumerate(targets.items())}
 
 # %% slideshow={"slide_type": "subslide"}
-order = [(language, k) for row in range(0, 32, 8) for language in wishes for k in range(row, row + 8)]
-plotting.show_pictures(torch.stack([page[language][k] for language, k in order]), [short(wishes[language][k].text) for language, k in order],
+order = [(language, k) for row in range(0, 32, 8) for language in targets for k in range(row, row + 8)]
+plotting.show_pictures(torch.stack([page[language][k] for language, k in order]), [short(targets[language][k].text) for language, k in order],
                        columns=8, title="64 pictures, none of them chosen")
 plt.show()
-table({"real pictures (ceiling)": ceiling, **{f"drawn from {name}": alignment(evaluator, page[key], wishes[key])
+table({"real pictures (ceiling)": ceiling, **{f"drawn from {name}": alignment(evaluator, page[key], targets[key])
                                               for key, name in (("en", "English"), ("zh", "Chinese"))}})
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Look before you read the table: which concepts fail? Then compare the two languages, and both with the ceiling. The two pictures of a wish come from *different* noise and still
-# look alike: three styles a concept, on a frame they fill, leave little to choose. **Limit**: 32 wishes; a share can be off by several points.
+# **What to see.** Look before you read the table: which concepts fail? Then compare the two languages, and both with the ceiling. The two pictures of a prompt come from *different* noise and still
+# look alike: three styles a concept, on a frame they fill, leave little to choose. **Limit**: 32 prompts; a share can be off by several points.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### How much guidance?
 #
-# Eight wishes, two noises each. *Alignment*: mean share of concept (top 5), colour and background. *Diversity*: how far the two drawings of a wish are apart, in the evaluator's features.
+# Eight prompts, two noises each. *Alignment*: mean share of concept (top 5), colour and background. *Diversity*: how far the two drawings of a prompt are apart, in the evaluator's features.
 #
 # **Predict.** Stable Diffusion's usual scale is 7.5. Is it a good choice here?
 #
@@ -620,11 +620,11 @@ table({"real pictures (ceiling)": ceiling, **{f"drawn from {name}": alignment(ev
 # </details>
 
 # %% slideshow={"slide_type": "-"}
-SCALES, wish = (1, 2, 4, 8), [p for p in wishes["en"][:8] for _ in range(2)]
-sweep = {s: paint([p.text for p in wish], gaussian(16, seed=21), steps=12, guidance=s) for s in SCALES}
+SCALES, repeated = (1, 2, 4, 8), [p for p in targets["en"][:8] for _ in range(2)]
+sweep = {s: paint([p.text for p in repeated], gaussian(16, seed=21), steps=12, guidance=s) for s in SCALES}
 obedience = [sum(shares[k] for k in ("concept_top5", "color", "background")) / 3
-             for shares in (alignment(evaluator, x, wish) for x in sweep.values())]
-variety = [diversity(extract_features(evaluator, x), [p.text for p in wish]) for x in sweep.values()]
+             for shares in (alignment(evaluator, x, repeated) for x in sweep.values())]
+variety = [diversity(extract_features(evaluator, x), [p.text for p in repeated]) for x in sweep.values()]
 burnt = [float((x.abs() > 0.98).float().mean()) for x in sweep.values()]
 for row in zip(SCALES, obedience, variety, burnt):
     print("guidance {}: alignment {:.0%}, diversity {:.1f}, saturated colour values {:.0%}".format(*row))
@@ -635,26 +635,26 @@ ax.plot(variety, obedience, "-o", color=plotting.MODEL)
 for s, x, y in zip(SCALES, variety, obedience):
     ax.annotate(f"s = {s}", (x, y), (0, -17), textcoords="offset points", ha="center", color=plotting.AXIS)
 ax.margins(x=0.08, y=0.3)
-plotting.show_rows({short(wish[i].text): [x[i] for x in sweep.values()] for i in (2, 6)}, [f"s = {s}" for s in SCALES], "One noise a row", scale=0.75)
+plotting.show_rows({short(repeated[i].text): [x[i] for x in sweep.values()] for i in (2, 6)}, [f"s = {s}" for s in SCALES], "One noise a row", scale=0.75)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Guidance is paid with variety: the curve runs to the left. Where a network obeys by itself, little of it is enough; at large scales only the colours grow louder. *Higher is not better.* We draw at 2. **Limit**: eight wishes, and a judge that
+# **What to see.** Guidance is paid with variety: the curve runs to the left. Where a network obeys by itself, little of it is enough; at large scales only the colours grow louder. *Higher is not better.* We draw at 2. **Limit**: eight prompts, and a judge that
 # was never shown burnt colours.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### How many steps?
 #
-# Sampler and U-Net do not know each other, so we may exchange the sampler. Two wishes; as reference DPM-Solver++ with 40 steps. With how few would you be content?
+# Sampler and U-Net do not know each other, so we may exchange the sampler. Two prompts; as reference DPM-Solver++ with 40 steps. With how few would you be content?
 
 # %% slideshow={"slide_type": "-"}
-two_wishes, noise2 = list(WISHES)[1:3], gaussian(2, seed=8)
-goal = paint(two_wishes, noise2, steps=40)
-walks = {"DDIM": ddim, "DPM++": dpmpp_2m}
-found = {(name, n): paint(two_wishes, noise2, steps=n, sampler=sampler) for name, sampler in walks.items() for n in (5, 10, 20)}
+two_prompts, noise2 = list(PROMPTS)[1:3], gaussian(2, seed=8)
+goal = paint(two_prompts, noise2, steps=40)
+samplers = {"DDIM": ddim, "DPM++": dpmpp_2m}
+found = {(name, n): paint(two_prompts, noise2, steps=n, sampler=sampler) for name, sampler in samplers.items() for n in (5, 10, 20)}
 for (name, n), x in found.items():
     print(f"{name:5s} {n:2d} steps: mean difference to 40 steps {(x - goal).abs().mean():.3f}")
-plotting.show_rows({name: [found[name, n][0] for n in (5, 10, 20)] for name in walks}, ["5 steps", "10", "20"], "Two samplers, one network", scale=0.8)
+plotting.show_rows({name: [found[name, n][0] for n in (5, 10, 20)] for name in samplers}, ["5 steps", "10", "20"], "Two samplers, one network", scale=0.8)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -691,7 +691,7 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · Start from a picture (img2img)
 #
-# **Intuition.** Text decides when the picture is noise; the last steps polish. So take a picture, noise it *part of the way*, and walk back from there with a sentence. What the noise
+# **Intuition.** Text decides when the picture is noise; the last steps polish. So take a picture, noise it *part of the way*, and sample from there with a prompt. What the noise
 # drowned is drawn anew, what it left stays. A scribble is enough.
 #
 # **Notation.** $S$ steps, strength $r$ from 0 to 1, $z$ the latent of the given picture.
@@ -724,8 +724,8 @@ def change(picture, prompt, strength, seed=0, guidance=2.0, system=sd):
 # %%
 # NBVAL_CHECK_OUTPUT
 STRENGTHS, sketch = (0.2, 0.4, 0.6, 0.8, 1.0), scribble()
-walked = [len(list(sd.img2img(sketch, ["red automobile"], r, 20, torch.Generator().manual_seed(0), guidance=1.0))) for r in (0, *STRENGTHS)]
-print("steps walked of 20:", walked)
+taken = [len(list(sd.img2img(sketch, ["red automobile"], r, 20, torch.Generator().manual_seed(0), guidance=1.0))) for r in (0, *STRENGTHS)]
+print("steps taken of 20:", taken)
 for wrong in (1.5, -0.1):
     try:
         change(sketch, "red automobile", wrong)
@@ -925,7 +925,7 @@ pipeline.set_progress_bar_config(disable=True)
 print(f"{type(pipeline).__module__.split('.')[0]}.{type(pipeline).__name__}:", ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())))
 
 # %% slideshow={"slide_type": "subslide"}
-zT, four = gaussian(4, seed=9), list(WISHES)[:4]
+zT, four = gaussian(4, seed=9), list(PROMPTS)[:4]
 began = time.perf_counter()
 ours = paint(four, zT)
 halfway = time.perf_counter()
@@ -998,7 +998,7 @@ wrongly = {name: replace(sd, scale=scale) for name, scale in constants.items()}
 rows = {}
 for name, system in wrongly.items():
     changed = [change(sketch, "red automobile, blue sky and grass", r, system=system) for r in (0.4, 0.6)]
-    rows[name] = [*paint(list(WISHES)[1:3], gaussian(3, seed=0)[1:], system=system), *changed]
+    rows[name] = [*paint(list(PROMPTS)[1:3], gaussian(3, seed=0)[1:], system=system), *changed]
 plotting.show_rows(rows, ["butterfly", "automobile", "scribble, 0.4", "scribble, 0.6"], "Three constants, one network", scale=0.95)
 plt.show()
 
@@ -1049,9 +1049,9 @@ def to_picture(decode, z, scale):
 check("06-picture", to_picture)
 
 # %% [markdown]
-# ### Exercise 06.2 (warm-up) · What a strength walks
+# ### Exercise 06.2 (warm-up) · How many steps a strength takes
 #
-# Write `last_steps`: of a table of S steps, from noise down to the picture, it returns those that img2img walks at this strength: int(strength · S) of them.
+# Write `last_steps`: of a table of S steps, from noise down to the picture, it returns those that img2img takes at this strength: int(strength · S) of them.
 #
 # Stuck? `hint("06-strength", 1)`.
 
@@ -1075,7 +1075,7 @@ check("06-strength", last_steps)
 # %% [markdown]
 # ### Exercise 06.3 (code) · Keep what is known
 #
-# Write `keep`: where the mask is 1 the walk `zt` stays; elsewhere comes the known latent, noised to the step whose $\bar\alpha$ is given.
+# Write `keep`: where the mask is 1 the sample `zt` stays; elsewhere comes the known latent, noised to the step whose $\bar\alpha$ is given.
 #
 # Stuck? `hint("06-keep", 1)`. Afterwards, explain: why is the known part noised at all?
 
@@ -1182,7 +1182,7 @@ check("06-two", two_guides)
 # | $c$ | `sd.encode_prompt(prompts)` | context (B, 32, 128) |
 # | $\tilde c$ | `TextTimeEmbedding` | the pooled text, added to the step |
 # | $s$ | `SCALE`, `sd.encode`, `sd.decode` | multiply when encoding, divide when decoding |
-# | $z_T\to z_0$ | `sd.txt2img(zT, prompts, …)` | the walk; yields every state |
+# | $z_T\to z_0$ | `sd.txt2img(zT, prompts, …)` | sampling; yields every state |
 # | $r$ | `sd.img2img(pictures, prompts, strength)` | how far a picture is noised |
 # | $m$ | `blend_known`, `sd.inpaint` | 1: draw anew |
 # | $[z_t,\cdot\,]$ | `concat_condition(unet, cond_channels)` | more channels: mask, lines |

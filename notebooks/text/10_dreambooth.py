@@ -580,7 +580,7 @@ plotting.show_rows(chosen, ["snow", "snow", "light green", "", "snow", "snow", "
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** From $\lambda=0$ to 3 the curve walks from "all cars are a little XP7" to "cars stay cars"; most of the way is done by the smallest weight. The subject pays a little, as in the paper: compare the first column. The base's prompt fidelity shows that a background is obeyed even
+# **What to see.** From $\lambda=0$ to 3 the curve goes from "all cars are a little XP7" to "cars stay cars"; most of the way is done by the smallest weight. The subject pays a little, as in the paper: compare the first column. The base's prompt fidelity shows that a background is obeyed even
 # where the subject is unknown. Light green is in no teaching picture. Mind DIV: a blurred or broken drawing is "diverse" too, so it counts only beside the pictures. **Limit**: sixteen drawings a number, one seed, one subject; a difference in the second digit may be chance.
 # The paper reports subject fidelity (DINO) .684 with the loss and .712 without, PRES .493 against .664 (table 3; their networks, their pictures).
 
@@ -675,7 +675,7 @@ for text in SPELLED:
     print(f"{text.split(',')[0]:12s}", [bpe.decode([number]).strip() for number in bpe.encode(text.split(",")[0], add_special_tokens=False).ids])
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **The cause.** The model never saw letters, only pieces, and those of the trigger were tuned in one company: name, noun, place. A wish that shares its pieces may still find the car; one more piece that was never taught beside them ("the") can push
+# **The cause.** The model never saw letters, only pieces, and those of the trigger were tuned in one company: name, noun, place. A prompt that shares its pieces may still find the car; one more piece that was never taught beside them ("the") can push
 # it elsewhere; and without any piece of the name nothing of what was learned is called. **The habit that finds it**:
 # print the tokens of the sentence that fails beside those of a sentence that works. And publish a tuned model with its whole trigger, name *and* noun.
 

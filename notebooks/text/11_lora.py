@@ -1025,7 +1025,7 @@ def two_gradients(x, dy, A, B, alpha):                # (N, C_in), (N, C_out), (
 check("11-gradient", two_gradients)
 
 # %% [markdown]
-# **Solution.** With B = 0 the gradient of A is zero, that of B is not: B moves first, then A hears of it. With both at zero, both gradients are zero for ever.
+# **Solution.** With B = 0 the gradient of A is zero, that of B is not: B moves first, then A gets a gradient. With both at zero, both gradients are zero for ever.
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
