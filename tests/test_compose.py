@@ -1,11 +1,23 @@
 """Composed examples: every caption true of its pixels, held-out pairs never drawn, same seed same bytes, fast."""
+import hashlib
 import re
 import time
 
 import numpy as np
 import pytest
 
-from course_utils.data import load_emoji, load_scenes, load_splits
+from course_utils.data import FIRST_STYLES, STYLES, load_emoji, load_scenes, load_splits
+from course_utils.datasets.captions import (
+    LANGUAGES,
+    PLACES,
+    is_counted,
+    measured,
+    other_words,
+    plural,
+    sentence,
+    subject_name,
+    with_article,
+)
 from course_utils.datasets.compose import (
     BACKGROUNDS,
     COLORS,
@@ -98,7 +110,8 @@ def test_held_out_pairs_are_never_drawn():
     drawn |= set(zip(batch.attributes["color"], batch.attributes["concept"], strict=True))
     assert len(drawn) > 3000 and not drawn & held
     assert ("pink", "butterfly") not in drawn and ("blue", "butterfly") in drawn
-    assert not any(re.search("pink butterfly|粉色的蝴蝶(?!结)", text) for text in batch.captions)  # 蝴蝶结: a bow
+    pink = re.compile("pink butterfl|粉色的?蝴蝶(?!结)")  # 蝴蝶结: a bow
+    assert not any(pink.search(text.lower()) for text in batch.captions)
     assert "3d" not in batch.attributes["style"]
 
 
@@ -120,7 +133,7 @@ def test_same_seed_same_bytes(composer):
 
 
 def test_captions_say_what_is_there(composer):
-    batch = Composer(composer.emoji, p_omit=0, p_tags=0).compose(1000, seed=2)
+    batch = Composer(composer.emoji, p_omit=0, p_tags=0, natural=0).compose(1000, seed=2)
     for k, text in enumerate(batch.captions):
         a = {key: values[k] for key, values in batch.attributes.items()}
         meta = composer.emoji.meta[a["index"]]
@@ -149,10 +162,10 @@ def test_the_caption_of_the_brief(composer):
 def test_parts_are_left_out_and_tags_stand_in(composer):
     meta = composer.emoji.meta[find(composer, "butterfly")]
     rng = np.random.default_rng(0)
-    seen = {caption(meta, None, "snow", "en", rng, p_omit=.5, p_tags=.5) for _ in range(200)}
+    seen = {caption(meta, None, "snow", "en", rng, p_omit=.5, p_tags=.5, natural=0) for _ in range(200)}
     assert {"butterfly", "butterfly, snow", "butterfly, noto style", "butterfly, noto style, snow"} < seen
     assert any("insect" in text for text in seen)
-    assert all("butterfly" in caption(meta, "red", "snow", "en", rng, 0, 1) for _ in range(50))  # colour: by name
+    assert all("butterfly" in caption(meta, "red", "snow", "en", rng, 0, 1, natural=0) for _ in range(50))
 
 
 def test_no_caption_contradicts_a_colour():
@@ -161,10 +174,113 @@ def test_no_caption_contradicts_a_colour():
     for meta, colors, natural in zip(composer.emoji.meta, composer.colors, composer.natural, strict=True):
         if re.search(r"\b(red|green|blue|black|white|orange) ", meta["name_en"]):
             assert colors == [] and natural is None
-    batch = Composer(composer.emoji, p_tags=1, p_color=0, p_omit=0).compose(2000, 1)
+    batch = Composer(composer.emoji, p_tags=1, p_color=0, p_omit=0, natural=0).compose(2000, 1)
     from_tags = [text for text, color in zip(batch.captions, batch.attributes["color"], strict=True) if color is None]
     subjects = [re.split(", |\uff0c", text)[0] for text in from_tags]
     assert len(subjects) > 1000 and not [s for s in subjects if NAMES_COLOR.search(s)]
+
+
+OLD_FORM = {  # SHA-256 of 256 captions, and of their pictures and masks, as the shipped models saw them
+    "pixel": ({"p_color": .4, "p_background": .4, "min_scale": 1., "p_omit": .05, "p_tags": .3},
+              ("2179ec0695da4e10", "2ff5012b64c990ec")),
+    "default": ({"p_omit": .1}, ("03fbe9df00316a50", "2b40d6a3b800ad0e"))}
+
+
+@pytest.mark.parametrize("name", OLD_FORM)
+def test_what_shipped_models_learnt_from_is_made_again(name):
+    emoji = load_emoji(64, FIRST_STYLES, split="all")
+    wanted = set(sorted(set(emoji.column("concept")))[::17])
+    index = [i for i, meta in enumerate(emoji.meta) if meta["concept"] in wanted]
+    index.sort(key=lambda i: (emoji.meta[i]["style"], emoji.meta[i]["concept"]))
+    options, expected = OLD_FORM[name]
+    batch = Composer(emoji.select(np.array(index)), natural=0, **options).compose(256, seed=6)
+    made = ("\n".join(batch.captions).encode(), batch.images.tobytes() + batch.masks.tobytes())
+    assert tuple(hashlib.sha256(part).hexdigest()[:16] for part in made) == expected
+
+
+def shown_words(text):
+    """A caption without its style and background phrases, in lower case."""
+    text = text.lower()
+    for name, (english, chinese) in sorted(PLACES.items(), key=lambda item: -len(item[0])):
+        for phrase in (english, chinese + "的", f", {name} background", f", {name}", f"，{PLAIN[name][1]}背景"
+                       if name in PLAIN else f"，{SCENES[name]}"):
+            text = text.replace(phrase, "")
+    return re.sub(r",? (?:in )?\w+ style$|，\w+风格$", "", text.strip()).strip()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_natural_captions_are_true_and_well_formed(language):
+    composer = Composer(load_emoji(16), languages=(language,), natural=.6, p_tags=.3, p_color=.6)
+    rng, sentences = np.random.default_rng(7), 0
+    for _ in range(3000):
+        row, _ = composer._choose(rng)
+        meta = composer.emoji.meta[row["index"]]
+        text = caption(meta, row["color"], row["background"], language, rng, p_tags=.3, natural=.6)
+        low, place = text.lower(), PLACES[row["background"]][language == "zh"]
+        sentences += place in low
+        assert "  " not in text and text == text.strip() and "{" not in text and ",," not in text, text
+        others = {style for style in STYLES if style != meta["style"]}
+        assert not any(f"{style} style" in low or f"{style}风格" in low for style in others), text
+        away = [phrase[language == "zh"] for name, phrase in PLACES.items() if name != row["background"]]
+        assert not any(phrase in low for phrase in away), text
+        names = [subject_name(meta, language), *other_words(meta, language)]
+        spoken = [name.lower() for name in names] + [plural(name).lower() for name in names]
+        assert any(name in low for name in spoken), (text, names)
+        said = shown_words(text)
+        if row["color"]:
+            assert (row["color"] if language == "en" else WORDS_ZH[row["color"]]) in said, text
+        elif not NAMES_COLOR.search(meta[f"name_{language}"]):
+            assert not NAMES_COLOR.search(said), (text, said)
+        if language == "en":
+            assert not re.search(r"\ba (?!ewe|euro|one)(?:[aeio]|umb|unam|ups)|\ban (?![aeiou]|hour|x-ray)", low), text
+            assert not re.search(r"\b(?:a|an) (?:\w+ )?(?:grapes|bread|sunglasses|o’clock)\b", low), text
+    assert 500 < sentences < 1800
+
+
+def test_sentences_of_the_brief(composer):
+    butterfly = composer.emoji.meta[find(composer, "butterfly")]
+    assert sentence(butterfly, "pink", "night sky") == "a pink butterfly under the night sky, noto style"
+    assert sentence(butterfly, "pink", "snow", "zh") == "雪地里的粉色蝴蝶，noto风格"
+    rng = np.random.default_rng(0)
+    said = {caption(butterfly, "blue", "snow", lang, rng, natural=1) for lang in LANGUAGES for _ in range(400)}
+    assert {"a blue butterfly in the snow", "a drawing of a blue butterfly in the snow", "雪地里的一只蓝色的蝴蝶",
+            "一张雪地里的蓝色蝴蝶的图片", "blue butterfly", "a blue butterfly in noto style in the snow"} < said
+    assert set(PLACES) == set(BACKGROUNDS)
+
+
+def test_style_and_background_are_left_out_in_a_third(composer):
+    text = Composer(composer.emoji, p_tags=0).compose(1500, seed=3).captions
+    named = np.mean(["style" in t.lower() or "风格" in t for t in text])
+    assert abs(named - .65) < .05
+
+
+@pytest.mark.parametrize(("one", "many"), [
+    ("wolf", "wolves"), ("mouse", "mice"), ("sheep", "sheep"), ("goose", "geese"), ("fox", "foxes"), ("dog", "dogs"),
+    ("butterfly", "butterflies"), ("monkey", "monkeys"), ("cherry blossom", "cherry blossoms"), ("ox", "oxen"),
+    ("tropical fish", "tropical fish"), ("cockroach", "cockroaches"), ("maple leaf", "maple leaves"),
+    ("potato", "potatoes"), ("nest with eggs", "nests with eggs"), ("T-Rex", "T-Rexes")])
+def test_plurals(one, many):
+    assert plural(one) == many
+
+
+@pytest.mark.parametrize(("noun", "text"), [
+    ("apple", "an apple"), ("unicorn", "a unicorn"), ("hourglass", "an hourglass"), ("ewe", "a ewe"),
+    ("orange car", "an orange car"), ("one-piece swimsuit", "a one-piece swimsuit"), ("x-ray", "an x-ray"),
+    ("umbrella", "an umbrella"), ("house", "a house"), ("hippopotamus", "a hippopotamus")])
+def test_articles(noun, text):
+    assert with_article(noun) == text and is_counted(noun)
+
+
+@pytest.mark.parametrize("noun", ["grapes", "bread", "two o’clock", "sunglasses", "fork and knife", "french fries"])
+def test_no_article(noun):
+    assert not is_counted(noun)
+
+
+def test_measure_words():
+    pairs = {"熊猫": "一只熊猫", "热带鱼": "一条热带鱼", "汽车": "一辆汽车", "飞机": "一架飞机", "玫瑰": "一朵玫瑰",
+             "礼帽": "一顶礼帽", "两颗心": "两颗心", "寿司": "寿司", "墨镜": "一副墨镜", "雨伞": "一把雨伞"}
+    assert {noun: measured(noun, "") for noun in pairs} == pairs
+    assert measured("猫", "红色的") == "一只红色的猫"
 
 
 def test_composition_of_the_picture(composer):

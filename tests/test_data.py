@@ -12,10 +12,20 @@ import pytest
 import torch
 
 from course_utils import data
-from course_utils.data import DATA_DIR, GROUPS, STYLES, load_emoji, to_tensor, to_uint8, verify
+from course_utils.data import (
+    DATA_DIR,
+    FIRST_STYLES,
+    FLAT_STYLES,
+    GROUPS,
+    STYLES,
+    load_emoji,
+    to_tensor,
+    to_uint8,
+    verify,
+)
 from course_utils.errors import DataError
 
-CONCEPTS = 1015
+COMPLETE = (*FIRST_STYLES, "3d")  # the styles that have every concept
 FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json",
          "xp7.parquet"]
 
@@ -35,11 +45,21 @@ def copy(tmp_path, monkeypatch):
 
 def test_counts():
     emoji = everything()
-    assert Counter(emoji.column("style")) == dict.fromkeys(STYLES, CONCEPTS)
-    assert len(set(emoji.column("concept"))) == CONCEPTS
-    assert set(emoji.column("group")) == set(GROUPS)
+    counts, concepts = Counter(emoji.column("style")), set(emoji.column("concept"))
+    assert set(counts) == set(STYLES) and set(emoji.column("group")) == set(GROUPS)
+    assert {style for style in STYLES if counts[style] == len(concepts)} == set(COMPLETE) and len(concepts) > 1000
+    assert min(counts.values()) > 350 and len(pairs(emoji)) == len(emoji)
+    assert f"{len(concepts):,}" in (DATA_DIR / "README.md").read_text(encoding="utf-8")
     large = pq.read_table(DATA_DIR / "emoji_256.parquet", columns=["style"])["style"].to_pylist()
-    assert Counter(large) == {"noto": 200, "twemoji": 200, "fluent": 200, "3d": 100}
+    assert Counter(large) == counts | {"3d": 100}
+
+
+def test_a_style_without_a_concept_has_no_row_for_it():
+    streamline, noto = (load_emoji(16, style, split="all") for style in ("streamline", "noto"))
+    missing = set(noto.column("concept")) - set(streamline.column("concept"))
+    assert missing and set(streamline.column("concept")) < set(noto.column("concept"))
+    both = load_emoji(16, ("noto", "streamline"), split="all").select(lambda m: m["concept"] in missing)
+    assert set(both.column("style")) == {"noto"}
 
 
 def test_columns_of_the_files():
@@ -73,7 +93,7 @@ def test_names_are_in_both_languages():
 
 def test_sizes_and_budget():
     assert (DATA_DIR / "emoji_64.parquet").stat().st_size < 13e6
-    assert (DATA_DIR / "emoji_256.parquet").stat().st_size < 9e6
+    assert (DATA_DIR / "emoji_256.parquet").stat().st_size < 26e6
 
 
 @pytest.mark.parametrize("size", [16, 24, 32, 48, 64, 128, 256])
@@ -95,7 +115,7 @@ def test_resizing_does_not_darken_edges():
 
 
 def test_three_d_only_when_asked_for():
-    assert set(load_emoji(16).column("style")) == {"noto", "twemoji", "fluent"}
+    assert set(load_emoji(16).column("style")) == set(FLAT_STYLES)
     assert set(load_emoji(16, styles=("3d",)).column("style")) == {"3d"}
 
 
@@ -106,9 +126,9 @@ def pairs(emoji):
 def test_splits_are_disjoint_and_complete():
     train, test, both = (pairs(load_emoji(16, styles=STYLES, split=s)) for s in ("train", "test", "all"))
     assert not train & test and train | test == both
-    assert len(test) == round(.1 * CONCEPTS) * 4
     assert max(Counter(concept for concept, _ in test).values()) == 1  # no concept is lost to the models
-    assert Counter(style for _, style in test) == dict.fromkeys(STYLES, round(.1 * CONCEPTS))
+    have = Counter(style for _, style in both)
+    assert Counter(style for _, style in test) == {style: round(.1 * n) for style, n in have.items()}
 
 
 def test_splits_are_the_published_ones():
@@ -148,7 +168,7 @@ def test_tensor_round_trip_is_exact():
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: load_emoji(100), "Unknown size 100: choose from 16, 24, 32, 48, 64, 128, 256."),
     (lambda: load_emoji("64"), "Unknown size '64'"),
-    (lambda: load_emoji(styles=("noto", "xp")), "Unknown style 'xp': choose from noto, twemoji, fluent, 3d."),
+    (lambda: load_emoji(styles=("noto", "xp")), "Unknown style 'xp': choose from noto, twemoji, fluent, blob, emoj"),
     (lambda: load_emoji(styles="pixel"), "Unknown style 'pixel'"),
     (lambda: load_emoji(styles=()), "Unknown style '(none given)'"),
     (lambda: load_emoji(groups=("flags",)), "Unknown group 'flags': choose from smileys-emotion, animals-nature"),
