@@ -58,9 +58,12 @@ def write_atomically(path: Path, write: Callable) -> None:
     """Let write(temporary path) make a file, then put it in place at once: a crash leaves the old one whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.{secrets.token_hex(4)}.part"  # not by tempfile: its files are for their owner's eyes only
+    temporary = f"{path}.{secrets.token_hex(4)}.part"
     try:
+        with open(temporary, "x") as file:  # not by tempfile, whose files are for their owner's eyes only
+            mode = os.fstat(file.fileno()).st_mode
         write(temporary)
+        os.chmod(temporary, mode)  # safetensors writes such files too
         os.replace(temporary, path)
     except Exception as error:
         if is_full_disk(error):

@@ -43,22 +43,71 @@ def test_latents_are_what_the_autoencoder_says():
     assert (std - (gaussian.logvar / 2).exp()).abs().max() < 2e-3
 
 
-def test_latents_are_made_once_and_anew_when_damaged_or_of_another_autoencoder(monkeypatch, tmp_path):
-    monkeypatch.setattr(latent_cache, "DATA_DIR", tmp_path)
-    made = []
+def counted():
+    """A function that makes other tensors at every call, and the list of its calls."""
+    calls = []
 
     def make():
-        made.append(1)
-        return {"mean": torch.full((2, 3), float(len(made)))}
+        calls.append(1)
+        return {"mean": torch.full((2, 3), float(len(calls)))}
 
-    first, again = (latent_cache.cached("few", "vae", make)["mean"] for _ in range(2))
-    assert torch.equal(first, again) and len(made) == 1
+    return make, calls
+
+
+def test_latents_are_made_once_and_anew_when_damaged_or_of_other_pictures(monkeypatch, tmp_path):
+    monkeypatch.setattr(latent_cache, "DATA_DIR", tmp_path)
+    make, calls = counted()
+    pictures = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    source = latent_cache.digest(pictures, "vae of one kind")
+    first, again = (latent_cache.cached("few", source, make)["mean"] for _ in range(2))
+    assert torch.equal(first, again) and len(calls) == 1
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:20])
-    assert latent_cache.cached("few", "vae", make)["mean"][0, 0] == 2
-    card = checkpoints.card("vae")
-    monkeypatch.setattr(checkpoints, "card", lambda name, folder=None: card | {"sha256": "0" * 64})
-    assert latent_cache.cached("few", "vae", make)["mean"][0, 0] == 3
+    assert latent_cache.cached("few", source, make)["mean"][0, 0] == 2
+    other_pictures = latent_cache.digest(pictures + np.uint8(1), "vae of one kind")
+    assert latent_cache.cached("few", other_pictures, make)["mean"][0, 0] == 3
+    assert latent_cache.cached("few", latent_cache.digest(pictures, "another vae"), make)["mean"][0, 0] == 4
+    assert latent_cache.cached("few", source, make)["mean"][0, 0] == 2  # the first are there still
+
+
+def test_a_digest_tells_arrays_apart_by_shape_type_and_place():
+    a = np.zeros((2, 3), np.uint8)
+    others = (a.reshape(3, 2), a.astype(np.int8), a + np.uint8(1))
+    assert len({latent_cache.digest(x) for x in (a, *others)}) == 4
+    assert latent_cache.digest(a, others[2]) != latent_cache.digest(others[2], a)
+    assert latent_cache.digest(a[:, ::-1]) == latent_cache.digest(a.copy())
+
+
+def test_another_composer_gives_other_latents_and_outlines_know_no_autoencoder(few, monkeypatch):
+    for make in (text.examples, inpaint.examples, lines.lines):
+        make()
+    names = {path.name for path in (few / "cache").iterdir()}
+    assert {name.partition("-")[0] for name in names} == {"text", "inpaint", "outline"}
+    monkeypatch.setattr(text, "compose", lambda: text.composer().compose(text.EXAMPLES, seed=7))
+    text.examples.cache_clear()
+    text.examples()
+    (new,) = {path.name for path in (few / "cache").iterdir()} - names
+    assert new.startswith("text-")
+    card = checkpoints.card
+    monkeypatch.setattr(checkpoints, "card", lambda name, folder=None: card(name, folder) | {"sha256": "0" * 64})
+    before = lines.lines()
+    lines.lines.cache_clear()
+    monkeypatch.setattr(text, "compose", lambda: text.composer().compose(text.EXAMPLES, seed=6))
+    assert torch.equal(lines.lines(), before)
+    assert len([path for path in (few / "cache").iterdir() if path.name.startswith("outline")]) == 1
+
+
+def test_where_the_data_cannot_be_written_a_temporary_folder_keeps_them(monkeypatch, tmp_path):
+    (tmp_path / "data").write_text("a file, where a folder would have to be made")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(latent_cache, "DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr(latent_cache.tempfile, "tempdir", str(tmp_path / "tmp"))
+    make, calls = counted()
+    first, again = (latent_cache.cached("few", "0", make)["mean"] for _ in range(2))
+    assert torch.equal(first, again) and len(calls) == 1
+    assert [path.name for path in (tmp_path / "tmp").rglob("*.safetensors")] == ["few-0.safetensors"]
+    monkeypatch.setattr(latent_cache.tempfile, "tempdir", str(tmp_path / "data"))  # nowhere at all
+    assert latent_cache.cached("few", "0", make)["mean"][0, 0] == 2
 
 
 # ------------------------------------------------------------------ the recipes
