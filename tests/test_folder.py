@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,12 +65,8 @@ def test_an_inpainting_export_fills_our_holes(tmp_path):
     assert_same(system, ours, theirs)
 
 
-def test_an_export_is_quick_whole_and_free_of_pickles(tmp_path):
-    system = tiny_system()
-    export_folder(system, tmp_path / "warm-up")  # imports take their time
-    start = time.perf_counter()
-    folder = export_folder(system, tmp_path / "ours")
-    assert time.perf_counter() - start < 10  # about one second on a quiet machine
+def test_an_export_is_whole_and_free_of_pickles(tmp_path):
+    folder = export_folder(tiny_system(), tmp_path / "ours")
     others = {"tokenizer", "scheduler", "model_index.json", "README.md"}
     assert {path.name for path in folder.iterdir()} == PARTS | others
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -302,7 +297,7 @@ def test_stable_diffusion_1_draws_the_same_in_our_classes(kind, spacing, offset,
 
     folder = request.getfixturevalue(kind)
     system, pipeline = open_folder(folder), opened_by_diffusers(folder)
-    assert (system.prediction, system.spacing, system.offset, system.scale) == ("eps", spacing, offset, 0.18215)
+    assert (system.prediction, system.spacing, system.offset, system.scaling_factor) == ("eps", spacing, offset, 0.18215)
     assert torch.equal(system.schedule.beta, make_schedule("scaled_linear").beta)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     prompts = ["a pink cat, " * 30, "猫 on 3 mats!"]
