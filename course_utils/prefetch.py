@@ -5,7 +5,9 @@ A batch depends on its step's seed alone, so it is the same whoever makes it, an
 
 import os
 import pickle
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +60,16 @@ class _BySeed(Dataset):
             return error
 
 
+@contextmanager
+def _own_child_handler() -> Iterator[None]:
+    """Undo PyTorch's handler of dead workers, which raises wherever the program stands: `take` finds them out too."""
+    handled = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    previous = signal.getsignal(signal.SIGCHLD) if handled else None
+    yield
+    if previous is not None:
+        signal.signal(signal.SIGCHLD, previous)
+
+
 class Batches:
     """The batch of each step. workers: processes that make the next ones meanwhile (0: each is made when asked for).
 
@@ -91,7 +103,8 @@ class Batches:
             prefetch_factor=AHEAD, pin_memory=self.pin, multiprocessing_context=START_METHOD,
             generator=torch.Generator(),  # for the seed it draws, which no batch uses: the global one must not move
         )  # fmt: skip
-        return iter(loader)
+        with _own_child_handler():
+            return iter(loader)
 
     def close(self) -> None:
         """End the workers."""

@@ -82,9 +82,9 @@ def test_in_bfloat16_attention_and_losses_stay_in_float32(monkeypatch):
 
 @pytest.mark.parametrize("norm", [nn.GroupNorm(2, 8), nn.LayerNorm(8)], ids=["group", "layer"])
 def test_norms_compute_in_float32_whatever_they_read(norm):
-    """Only their result is rounded to bfloat16: the same as that of the float32 computation, rounded."""
+    """Only their result is rounded: with statistics in bfloat16 it would be off by a tenth, not by the last bit."""
     x = (torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 + 100).bfloat16()
-    assert torch.equal(norm(x), norm(x.float()).bfloat16())
+    torch.testing.assert_close(norm(x).float(), norm(x.float()), rtol=2**-7, atol=1e-3)
 
 
 def test_memory_runs_out_until_the_batch_fits():

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -47,18 +46,17 @@ def train_until(step, recipe, minutes=1, **options):
 
 
 def test_it_learns_within_its_budget():
-    start = time.monotonic()
     states = list(train(tiny(), minutes=0.1, device="cpu"))
-    assert 6 <= time.monotonic() - start < 20  # the import of accelerate comes on top
     first, last = states[0], states[-1]
     assert last.loss < 0.7 * first.loss
     assert last.step == len(states) and last.pictures == 8 * last.step
-    assert last.seconds_left < 0.5 and last.pictures_per_s > 0
+    assert last.seconds >= last.budget == 6 and states[-2].seconds < 6 and last.pictures_per_s > 0
 
 
 def test_rate_is_constant_then_falls_to_zero():
     assert [learning_rate(f, 2.0) for f in (0, 0.5, 0.8)] == pytest.approx([2.0, 2.0, 2.0])
     assert learning_rate(0.9, 2.0) == pytest.approx(1.0) and learning_rate(1.0, 2.0) == 0
+    assert learning_rate(0.75, 2.0, decay=0.5) == pytest.approx(1.0) and learning_rate(1.0, 2.0, decay=0.0) == 2.0
 
 
 def test_average_equals_diffusers():
@@ -122,26 +120,23 @@ KILLED = """
 import sys; sys.path[:0] = [{tests!r}]
 from test_training import tiny
 from course_utils.training import train
-for state in train(tiny(), 5, run_dir={folder!r}, device="cpu", save_every=1.0):
-    print(state.step, round(state.seconds, 2), flush=True)
+for state in train(tiny(), 5, run_dir={folder!r}, device="cpu", save_every=0.0):
+    print(state.step, flush=True)
 """
 
 
-def test_a_kill_loses_less_than_a_minute(tmp_path):
-    """SIGKILL leaves no chance to save; what the run saved by itself is whole, and recent."""
+def test_a_kill_loses_only_what_came_after_the_last_save(tmp_path):
+    """SIGKILL leaves no chance to save; what the run saved by itself, here after each step, is whole."""
     script = KILLED.format(tests=os.path.dirname(__file__), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    path, deadline = tmp_path / "tiny.run.safetensors", time.monotonic() + 60
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(2.5)
+    while int(process.stdout.readline()) < 20:
+        pass
     process.send_signal(signal.SIGKILL)
-    step, seconds = process.communicate()[0].strip().splitlines()[-1].split()
+    rest = process.communicate()[0].split()
+    step = int(rest[-1]) if rest else 20
     state = next(run := train(tiny(), 5, run_dir=tmp_path, device="cpu", resume=True))
     run.close()
-    lost = float(seconds) - state.seconds
-    assert 1 < state.step <= int(step) + 1
-    assert lost < 10, f"{lost} s lost"  # saved every second here, every 30 s by default
+    assert step <= state.step <= step + 1  # the resumed run took one more than was saved
 
 
 LAUNCHED = """

@@ -39,6 +39,8 @@ def train_one(recipe, minutes: float, device, args: argparse.Namespace) -> None:
     from accelerate.state import PartialState
     from tqdm import tqdm
 
+    from course_utils.devices import describe, mixed_precision
+    from course_utils.prefetch import workers_for
     from course_utils.training import train as train_steps
 
     main_process = os.environ.get("RANK", "0") == "0"  # `accelerate launch` starts several
@@ -46,7 +48,11 @@ def train_one(recipe, minutes: float, device, args: argparse.Namespace) -> None:
     resume = args.resume and (where.exists() or not args.all)  # --all: some recipes may not have begun
     before = beginning(recipe, args, where if resume else None)
     weights = shipped_weights(recipe) if args.from_shipped and not resume else None
-    steps = train_steps(recipe, minutes, args.seed, resume, args.run_dir, device, weights=weights, before=before)
+    steps = train_steps(recipe, minutes, args.seed, resume, args.run_dir, device, weights=weights, before=before,
+                        workers=workers_for(device, recipe.batch))
+    if main_process:
+        precision = str(mixed_precision(device)).removeprefix("torch.")
+        print(f"{recipe.name} trains in {precision} on {describe(device)}")
     bar = tqdm(total=round(60 * minutes), desc=recipe.name, disable=not main_process,
                bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
     try:
