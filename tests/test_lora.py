@@ -1,7 +1,5 @@
 """LoRA: nothing changes at first, only the branch learns, merging and swapping are exact, bad input gets a sentence."""
 
-import time
-
 import pytest
 import torch
 from torch import nn
@@ -62,7 +60,7 @@ def made_up(network, rank=3, seed=5, targets=ALL_TARGETS):
     (nn.Conv2d(4, 6, 3, stride=2, padding=1), LoRAConv2d, random(2, 4, 7, 7)),
     (nn.Conv2d(4, 6, 1), LoRAConv2d, random(2, 4, 7, 7)),
 ])  # fmt: skip
-def test_a_layer_is_base_plus_bypass(base, kind, x):
+def test_a_layer_is_base_plus_lora(base, kind, x):
     layer = kind(base, rank=2, alpha=5)
     assert torch.equal(layer(x), base(x)), "B is zero at first: nothing changes, to the bit"
     nn.init.normal_(layer.lora_B.weight)
@@ -89,7 +87,7 @@ def test_a_rank_below_one_is_refused():
 
 
 # ------------------------------------------------------------------ a network
-def test_inject_changes_no_answer_and_only_the_bypass_learns():
+def test_inject_changes_no_answer_and_only_the_lora_learns():
     network = tiny()
     before, count = answer(network), sum(p.numel() for p in network.parameters())
     names = inject(network, rank=2, generator=torch.Generator().manual_seed(0))
@@ -192,18 +190,6 @@ def test_an_adapter_that_was_set_can_be_trained_further():
     set_adapter(network, made_up(network, targets=ATTENTION))
     network(*CALL).mean().backward()
     assert {n for n, p in network.named_parameters() if p.grad is not None} == set(lora_state(network))
-
-
-def test_swapping_on_the_shipped_network_takes_less_than_50_ms():
-    """Of computing time: other processes may keep the machine busy meanwhile."""
-    network = make_unet()
-    states = [made_up(network, rank) for rank in (8, 16)]
-    times = []
-    for state in states * 3:
-        began = time.process_time()
-        set_adapter(network, state)
-        times.append(time.process_time() - began)
-    assert min(times) < 0.05
 
 
 def test_mix_is_the_weighted_sum():
