@@ -131,7 +131,7 @@ def load_emoji(size: int = 64, styles: tuple[str, ...] = FLAT_STYLES, groups: tu
     groups = GROUPS if groups is None else (groups,) if isinstance(groups, str) else tuple(groups)
     for what, given, known in (("size", (size,), SIZES), ("style", styles, STYLES),
                                ("group", groups, GROUPS), ("split", (split,), SPLITS)):
-        choose(what, given, known)
+        one_of(what, given, known)
     test = {tuple(pair) for pair in load_splits()["test_pairs"]} if split != "all" else set()
     load = _load_style if size <= 64 else _load_style.__wrapped__  # large pictures are not worth the memory of a cache
     parts = [load(DATA_DIR, size, style).select(lambda m: m["group"] in groups and (
@@ -140,7 +140,7 @@ def load_emoji(size: int = 64, styles: tuple[str, ...] = FLAT_STYLES, groups: tu
     return Emoji(np.concatenate([part.rgba for part in parts]), sum((part.meta for part in parts), ()))
 
 
-def choose(what: str, given: Iterable, known: Iterable) -> None:
+def one_of(what: str, given: Iterable, known: Iterable) -> None:
     """DataError unless everything given is known, and something is given; `what` is the word for it."""
     unknown = [value for value in given if value not in tuple(known)]
     if unknown or not given:
@@ -158,7 +158,7 @@ def _load_style(folder: Path, size: int, style: str) -> Emoji:
 @lru_cache(maxsize=2)
 def load_scenes(size: int = 64) -> dict[str, np.ndarray]:
     """The painted backgrounds: scene name -> uint8 (variants, size, size, 3). Built in notebook 01."""
-    choose("size", (size,), SIZES)
+    one_of("size", (size,), SIZES)
     table, files = read_table(DATA_DIR / "scenes_256.parquet")
     names = np.array(table["scene"].to_pylist())
     pictures = np.stack([decode(file, size)[..., :3] for file in files])

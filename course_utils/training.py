@@ -40,7 +40,7 @@ class Recipe:
     requires: tuple[str, ...] = ()  # names of the checkpoints it builds on: they are trained before it
     decay: float = 0.2  # the last part of the budget, in which the rate falls to zero
     measure: Callable[[torch.nn.Module], dict] | None = None  # what its card says of the trained network besides
-    lora: bool = False  # only the bypasses of a frozen network learn, and only they are shipped
+    lora: bool = False  # only the branches of a frozen network learn, and only they are shipped
 
 
 @dataclass

@@ -32,7 +32,7 @@ def test_a_batch_can_be_repeated_and_is_of_variance_one(recipe):
     assert first["z"].shape == (16, 4, 16, 16) and 0.6 < float(first["z"].std()) < 1.5
 
 
-def test_only_the_bypass_learns_and_only_it_is_shipped(recipe):
+def test_only_the_lora_learns_and_only_it_is_shipped(recipe):
     model = recipe.model()
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in lora_parameters(model)}

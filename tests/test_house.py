@@ -121,7 +121,8 @@ def test_public_things_are_documented(path):
     public = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
               and not node.name.startswith("_")]
     assert ast.get_docstring(tree), "the module has no docstring"
-    assert [node.name for node in public if not ast.get_docstring(node)] == []
+    long = [node for node in public if isinstance(node, ast.ClassDef) or body_lines(node) > 5]  # short ones need none
+    assert [node.name for node in long if not ast.get_docstring(node)] == []
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=module_name)

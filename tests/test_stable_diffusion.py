@@ -36,7 +36,7 @@ def tiny_system(in_channels=4, **walk):
         for module, size in ((text, 0.2), (unet, 0.1), (vae, 0.15)):
             for weight in module.parameters():
                 weight.copy_(torch.randn(weight.shape, generator=generator) * size)
-    return StableDiffusion(text.eval(), unet.eval(), vae.eval(), scale=0.7, **walk)
+    return StableDiffusion(text.eval(), unet.eval(), vae.eval(), scaling_factor=0.7, **walk)
 
 
 def exact(scheduler, schedule):
@@ -199,7 +199,7 @@ def test_what_the_mask_keeps_is_kept():
 # ------------------------------------------------------------------ the system by itself
 def test_latents_have_the_scale_of_the_system():
     system, pictures = tiny_system(), random(2, 3, SIDE, SIDE).clamp(-1, 1)
-    larger = replace(system, scale=2 * system.scale)
+    larger = replace(system, scaling_factor=2 * system.scaling_factor)
     a, b = (s.encode(pictures, torch.Generator().manual_seed(1)) for s in (system, larger))
     assert torch.allclose(2 * a, b) and torch.allclose(system.decode(a), larger.decode(b), atol=1e-6)
 

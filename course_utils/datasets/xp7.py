@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from course_utils.data import DATA_DIR, SIZES, choose, decode, read_table
+from course_utils.data import DATA_DIR, SIZES, decode, one_of, read_table
 
 SPLITS = ("train", "unseen", "all")
 
@@ -29,7 +29,7 @@ class Subject:
 
     def captions(self, language: str = "en") -> list[str]:
         """What the pictures show, "XP7 car, blue sky and grass", in "en" or "zh"; DataError for another language."""
-        choose("language", (language,), ("en", "zh"))
+        one_of("language", (language,), ("en", "zh"))
         return [entry[f"caption_{language}"] for entry in self.meta]
 
 
@@ -40,8 +40,8 @@ def load_xp7(split: str = "train", size: int = 64) -> Subject:
     or 256. Raises DataError for an unknown split or size, and for a missing or altered file.
     Built in notebook 10.
     """
-    choose("split", (split,), SPLITS)
-    choose("size", (size,), SIZES)
+    one_of("split", (split,), SPLITS)
+    one_of("size", (size,), SIZES)
     table, files = read_table(DATA_DIR / "xp7.parquet", None if split == "all" else ("split", "=", split))
     pictures = np.stack([decode(file, size)[..., :3] for file in files])
     return Subject(pictures, tuple(table.drop_columns(["image", "size"]).to_pylist()))

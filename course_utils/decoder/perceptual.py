@@ -29,7 +29,7 @@ class FeatureNet(nn.Module):
         self.concept = nn.Linear(before, num_concepts)
 
     def features(self, x):
-        """Return the maps after each stage, [(B, 16, H, W), (B, 32, H/2, W/2), ...]."""
+        """The maps after each stage, [(B, 16, H, W), (B, 32, H/2, W/2), ...]."""
         maps = []
         for stage in self.stages:
             x = stage(x)
@@ -41,7 +41,7 @@ class FeatureNet(nn.Module):
 
 
 def perceptual_distance(net, x, y):
-    """Return how differently `net` sees two batches of pictures (B, 3, H, W): one number for each, (B,), 0 if equal.
+    """How differently `net` sees two batches of pictures (B, 3, H, W): one number for each, (B,), 0 if equal.
 
     At each place of each layer the feature vectors are brought to unit length; their squared distances are averaged
     over the places and summed over the layers. Zhang et al. 2018 (LPIPS), eq. 1, with all weights 1.

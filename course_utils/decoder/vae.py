@@ -30,7 +30,7 @@ class Gaussian:
         return self.mean + torch.exp(self.logvar / 2) * noise
 
     def kl(self):
-        """Return how far this lies from a standard Gaussian, in nats a picture: (B,). Appendix B there."""
+        """How far this lies from a standard Gaussian, in nats a picture: (B,). Appendix B there."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
@@ -139,12 +139,12 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
 
     def encode(self, x):
-        """Return the Gaussian of the latents of pictures (B, 3, H, W)."""
+        """The Gaussian of the latents of pictures (B, 3, H, W)."""
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(-30, 20))  # LDM's clamp: exp stays finite
 
     def decode(self, z):
-        """Return the pictures (B, 3, H, W), about [-1, 1], of latents (B, C, H/f, W/f)."""
+        """The pictures (B, 3, H, W), about [-1, 1], of latents (B, C, H/f, W/f)."""
         return self.decoder(self.post_quant_conv(z))
 
     def forward(self, x, generator=None):

@@ -31,13 +31,13 @@ class Examples:
         return len(self.z)
 
     def sample_batch(self, n, generator):
-        """Return n of the examples, drawn with replacement."""
+        """n of the examples, drawn with replacement."""
         index = torch.randint(len(self), (n,), generator=generator)
         return Examples(self.z[index], self.context[index])
 
 
 def draw_pairs(instance, prior, n, generator):
-    """Return one batch of 2n Examples: n of the subject, then n of its class. Built in notebook 10."""
+    """One batch of 2n Examples: n of the subject, then n of its class. Built in notebook 10."""
     first, second = instance.sample_batch(n, generator), prior.sample_batch(n, generator)
     return Examples(torch.cat([first.z, second.z]), torch.cat([first.context, second.context]))
 
@@ -45,7 +45,7 @@ def draw_pairs(instance, prior, n, generator):
 def dreambooth_loss(
     network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, timestep_power=1.0
 ):
-    """Return L_instance + prior_weight * L_prior, a scalar, over one batch in a single pass through the network.
+    """L_instance + prior_weight * L_prior, a scalar, over one batch in a single pass through the network.
 
     network(zt, t, context=...) -> like zt; pairs: 2n Examples, the first half the subject's, the second the class's;
     prior_weight: 1 in the paper, 0 gives the class no say; timestep_power: see `sample_timesteps`. Raises ValueError

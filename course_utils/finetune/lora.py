@@ -46,7 +46,7 @@ class LoRALayer(nn.Module):
         self.scale = 1.0 if alpha is None else alpha / len(A)
 
     def delta(self):
-        """Return what the branch adds to the base layer's weight, and like it: alpha / rank * B A."""
+        """What the branch adds to the base layer's weight, and like it: alpha / rank * B A."""
         A, B = self.lora_A.weight, self.lora_B.weight
         return self.scale * (B.flatten(1) @ A.flatten(1)).view_as(self.base_layer.weight)
 
@@ -97,17 +97,17 @@ def inject(network, targets=ATTENTION, rank=4, alpha=None, generator=None):
 
 
 def lora_layers(network):
-    """Return {name: LoRALayer} of the branches in a network."""
+    """{name: LoRALayer} of the branches in a network."""
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoRALayer)}
 
 
 def lora_parameters(network):
-    """Return the parameters that learn, for an optimizer: every lora_A and lora_B. Built in notebook 11."""
+    """The parameters that learn, for an optimizer: every lora_A and lora_B. Built in notebook 11."""
     return [p for layer in lora_layers(network).values() for p in (layer.lora_A.weight, layer.lora_B.weight)]
 
 
 def lora_state(network):
-    """Return a copy of what was learned: {"... .to_q.lora_A.weight": (r, C_in), "... .to_q.lora_B.weight": (C_out, r)}.
+    """A copy of what was learned: {"... .to_q.lora_A.weight": (r, C_in), "... .to_q.lora_B.weight": (C_out, r)}.
 
     Built in notebook 11.
     """
@@ -148,7 +148,7 @@ def unmerge(network):
 
 # ------------------------------------------------------------------ exchanging what was learned
 def lora_factors(state):
-    """Return {layer: (A, B)} of a state. Raises ValueError where one of the two is missing or ranks disagree."""
+    """{layer: (A, B)} of a state. Raises ValueError where one of the two is missing or ranks disagree."""
     layers = {key.rpartition(".lora_")[0] for key in state}
     if not state or {f"{layer}.lora_{part}.weight" for layer in layers for part in "AB"} != set(state):
         raise ValueError("this is no LoRA state: every layer has a lora_A.weight and a lora_B.weight, and nothing else")
@@ -160,7 +160,7 @@ def lora_factors(state):
 
 
 def base_layer(network, name):
-    """Return the linear layer or convolution of that name, without its branch, or raise ValueError."""
+    """The linear layer or convolution of that name, without its branch. Raises ValueError where there is none."""
     try:
         layer = network.get_submodule(name)
     except AttributeError:
@@ -193,7 +193,7 @@ def set_adapter(network, state, alpha=None):
 
 
 def weighted_sum(weighted):
-    """Return the state of a LoRA whose effect is the weighted sum of several; its rank is the sum of theirs.
+    """The state of a LoRA whose effect is the weighted sum of several; its rank is the sum of theirs.
 
     weighted: [(state, weight), ...], each with alpha = rank (else multiply its weight by alpha / rank); weights may be
     negative, and a layer that only some know is kept. A is stacked, B weighted and put side by side.

@@ -7,7 +7,7 @@ from course_utils.generator.schedules import add_noise
 
 
 def concat_condition(model, cond_channels):
-    """Return a model that also sees `cond_channels` (B, E, H, W), laid beside the noisy latent as further channels.
+    """A model that also sees `cond_channels` (B, E, H, W), laid beside the noisy latent as further channels.
 
     model takes (B, C + E, H, W); what comes back takes (B, C, H, W), or (2B, ...) when guidance asks twice.
     LDM, section 3.3, concatenation. Built in notebook 06.
@@ -21,7 +21,7 @@ def concat_condition(model, cond_channels):
 
 
 def shrink_mask(mask, size):
-    """Return a mask (B, 1, H, W) of zeros and ones at the latent's size (h, w): the nearest pixel decides."""
+    """A mask (B, 1, H, W) of zeros and ones at the latent's size (h, w): the nearest pixel decides."""
     return F.interpolate(mask, size=size)
 
 
@@ -38,7 +38,7 @@ def blend_known(zt, known, eps, mask, t, schedule):
 
 
 def outline(pictures, masks=None, threshold=0.35):
-    """Return the outlines of pictures (B, 3, H, W) in [-1, 1]: (B, 1, H, W), 1 on a line, 0 elsewhere.
+    """The outlines of pictures (B, 3, H, W) in [-1, 1]: (B, 1, H, W), 1 on a line, 0 elsewhere.
 
     A line is where brightness or colour changes by more than `threshold` (of 2) within three pixels.
     masks: (B, 1, H, W) in [0, 1], the subjects; what lies around them is taken for white, so a background leaves no

@@ -26,7 +26,7 @@ def drop_caption(context_mask, probability, generator):
 
 
 def guided(model, context, context_mask, scale, negative=None, negative_mask=None):
-    """Return a model (xt, t) -> prediction that follows the text with this scale.
+    """A model (xt, t) -> prediction that follows the text with this scale.
 
     context (B, L, D), context_mask (B, L); negative: the text to move away from, in the same form (None: no text).
     Both answers come from one batch of 2B. With scale 1 the model runs once, unguided. Built in notebook 04.

@@ -38,7 +38,7 @@ def invert(
 
 
 def slerp(a, b, share):
-    """Return the point at `share` (0: a, 1: b) of the arc between a and b, (B, ...) each: for noises, not pictures.
+    """The point at `share` (0: a, 1: b) of the arc between a and b, (B, ...) each: for noises, not pictures.
 
     share: a number or (B,). Every item turns by an even angle and keeps its length where a line would cut through the
     ball; parallel items are mixed in a straight line. Shoemake 1985. Built in notebook 03.

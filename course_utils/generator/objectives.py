@@ -9,7 +9,7 @@ PREDICTIONS = ("eps", "x0", "v")
 
 
 def velocity(x0, eps, t, schedule):
-    """Return v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0, like x0.
+    """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0, like x0.
 
     Salimans and Ho 2022, appendix D. Built in notebook 02.
     """
@@ -18,7 +18,7 @@ def velocity(x0, eps, t, schedule):
 
 
 def target(prediction, x0, eps, t, schedule):
-    """Return what the network should answer at step t: eps, x0 or v, like x0.
+    """What the network should answer at step t: eps, x0 or v, like x0.
 
     prediction: "eps", "x0" or "v"; ValueError otherwise. Built in notebook 02.
     """
@@ -59,7 +59,7 @@ def to_eps(pred, xt, t, schedule, prediction="eps"):
 
 
 def min_snr_weight(t, schedule, prediction="eps", gamma=5.0):
-    """Return the loss weight (B,) that keeps the easy, almost clean steps from dominating.
+    """The loss weight (B,) that keeps the easy, almost clean steps from dominating.
 
     min(SNR, gamma) divided by SNR for eps, by 1 for x0, by SNR + 1 for v.
     gamma=5 is the paper's choice. Hang et al. 2023, eq. 7 and appendix. Built in notebook 03.

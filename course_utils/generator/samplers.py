@@ -69,7 +69,7 @@ def step_pairs(table):
 
 
 def alpha_bar_at(schedule, t):
-    """Return alpha_bar_t as a float; before the first step (t = -1) nothing is noised, and it is 1."""
+    """alpha_bar_t as a float; before the first step (t = -1) nothing is noised, and it is 1."""
     return float(schedule.alpha_bar[t]) if t >= 0 else 1.0
 
 

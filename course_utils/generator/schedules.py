@@ -7,7 +7,7 @@ import torch
 
 
 def linear_beta(num_steps=1000, start=1e-4, end=0.02):
-    """Return DDPM's beta: evenly spaced from start to end, scaled by 1000 / T for another T.
+    """DDPM's beta: evenly spaced from start to end, scaled by 1000 / T for another T.
 
     Returns (T,) float64 in (0, 1). DDPM, section 4; Nichol and Dhariwal 2021 for the scaling. Built in notebook 01.
     """
@@ -16,12 +16,12 @@ def linear_beta(num_steps=1000, start=1e-4, end=0.02):
 
 
 def scaled_linear_beta(num_steps=1000, start=0.00085, end=0.012):
-    """Return Stable Diffusion's beta, evenly spaced in its square root. (T,) float64. Built in notebook 01."""
+    """Stable Diffusion's beta, evenly spaced in its square root. (T,) float64. Built in notebook 01."""
     return torch.linspace(start**0.5, end**0.5, num_steps, dtype=torch.float64) ** 2
 
 
 def cosine_beta(num_steps=1000, s=0.008, max_beta=0.999):
-    """Return the beta whose alpha_bar falls like a squared cosine.
+    """The beta whose alpha_bar falls like a squared cosine.
 
     s keeps the first steps from being too small, max_beta the last from being 1. Returns (T,) float64.
     Nichol and Dhariwal 2021, eq. 17. Built in notebook 01.
@@ -75,7 +75,7 @@ class Schedule:
         return torch.log(self.snr)
 
     def at(self, t, like):
-        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped (B, 1, ...) to multiply `like` (B, ...)."""
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped (B, 1, ...) to multiply `like` (B, ...)."""
         alpha_bar = self.alpha_bar.to(t.device)[t] if t.device.type != "mps" else self.alpha_bar[t.cpu()]
         shape = (-1,) + (1,) * (like.ndim - 1)
         signal, noise = alpha_bar.sqrt().reshape(shape), (1 - alpha_bar).sqrt().reshape(shape)
@@ -86,7 +86,7 @@ BETAS = {"linear": linear_beta, "cosine": cosine_beta, "scaled_linear": scaled_l
 
 
 def make_schedule(name="linear", num_steps=1000, zero_snr=False):
-    """Return the Schedule of that name: "linear", "cosine" or "scaled_linear".
+    """The Schedule of that name: "linear", "cosine" or "scaled_linear".
 
     num_steps: T >= 25 (with fewer, a linear beta would pass 0.8); zero_snr: repair the end with
     `zero_terminal_snr`. Raises ValueError for other names.

@@ -147,7 +147,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(channels[0], out_channels, 3, padding=1)
 
     def embed(self, t, class_labels=None, added=None):
-        """Return the vector (B, time_dim) that tells every block the step, the class and the extra vector."""
+        """The vector (B, time_dim) that tells every block the step, the class and the extra vector."""
         features = sinusoidal_embedding(t, self.time_embedding.linear_1.in_features)
         temb = self.time_embedding(features.to(self.conv_in.weight.dtype))
         if self.class_embedding is not None:

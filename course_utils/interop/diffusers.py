@@ -34,7 +34,7 @@ def to_pipeline(system, size=64):
     names = {4: "StableDiffusionPipeline", 9: "StableDiffusionInpaintPipeline"}
     if system.tokenize is not tokenize or system.unet.conv_in.in_channels not in names:
         raise ValueError("only a system with the course's tokenizer and a U-Net of 4 or 9 channels can be exported")
-    vae = to_vae(system.vae, size, system.scale)
+    vae = to_vae(system.vae, size, system.scaling_factor)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer_file()), bos_token=START, eos_token=END, pad_token=PAD,
         model_max_length=len(system.text_encoder.embeddings.position_embedding.weight),
@@ -85,14 +85,14 @@ def to_unet(ours, size):
     return load_weights(theirs, ours)
 
 
-def to_vae(ours, size, scale):
+def to_vae(ours, size, scaling_factor):
     """Return diffusers' autoencoder with the weights of ours."""
     from diffusers import AutoencoderKL
 
     levels = ours.encoder.down_blocks
     theirs = AutoencoderKL(
         sample_size=size, in_channels=ours.encoder.conv_in.in_channels, out_channels=ours.decoder.conv_out.out_channels,
-        latent_channels=ours.post_quant_conv.in_channels, scaling_factor=scale,
+        latent_channels=ours.post_quant_conv.in_channels, scaling_factor=scaling_factor,
         block_out_channels=[level.resnets[0].conv1.out_channels for level in levels],
         down_block_types=["DownEncoderBlock2D"] * len(levels), up_block_types=["UpDecoderBlock2D"] * len(levels),
         layers_per_block=len(levels[0].resnets), norm_num_groups=ours.encoder.conv_norm_out.num_groups,

@@ -120,9 +120,9 @@ def open_folder(folder, device=None):
         modules = diffusers.make_text_encoder(text), diffusers.make_unet(unet), diffusers.make_vae(vae)
     parts = zip(("text_encoder", "unet", "vae"), modules, strict=True)
     modules = [fill(module, folder / part, device) for part, module in parts]
-    scale = vae.get("scaling_factor", 0.18215)  # the first configurations leave it out
+    scaling_factor = vae.get("scaling_factor", 0.18215)  # the first configurations leave it out
     tokenize = read_tokenizer(folder, text["max_position_embeddings"])
-    return StableDiffusion(*modules, scale, tokenize, **diffusers.scheduler_options(scheduler))
+    return StableDiffusion(*modules, scaling_factor, tokenize, **diffusers.scheduler_options(scheduler))
 
 
 def open_remote(repository=REPOSITORY, revision=REVISION, device=None):

@@ -54,14 +54,14 @@ CONDITIONS = {  # what lies beside the four channels of the latent
 class StableDiffusion:
     """The three modules and what joins them. Rombach et al. 2022 (LDM). Built in notebook 06.
 
-    scale: what latents are multiplied by, 1 / their standard deviation; prediction: what the U-Net answers;
+    scaling_factor: what latents are multiplied by, 1 / their standard deviation; prediction: what the U-Net answers;
     spacing, offset: which steps are visited, see `samplers.timesteps`.
     """
 
     text_encoder: nn.Module
     unet: nn.Module
     vae: VAE
-    scale: float
+    scaling_factor: float
     tokenize: Callable[[list[str]], torch.Tensor] = tokenize
     schedule: Schedule = SCHEDULE
     prediction: str = PREDICTION
@@ -70,12 +70,12 @@ class StableDiffusion:
 
     def encode(self, pictures, generator=None):
         """Return the latents (B, 4, H/f, W/f) of pictures (B, 3, H, W) in [-1, 1], of variance about 1."""
-        return self.scale * self.vae.encode(pictures).sample(generator)
+        return self.scaling_factor * self.vae.encode(pictures).sample(generator)
 
     def decode(self, z):
         """Return the pictures (B, 3, H, W), in [-1, 1], of latents (B, 4, H/f, W/f)."""
         with torch.inference_mode():
-            return self.vae.decode(z / self.scale).clamp(-1, 1)
+            return self.vae.decode(z / self.scaling_factor).clamp(-1, 1)
 
     def encode_prompt(self, prompts):
         """Return the context (B, L, D) of some prompts."""

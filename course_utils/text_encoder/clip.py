@@ -97,6 +97,6 @@ class CLIPTextModel(nn.Module):
         return self.final_layer_norm(self.encoder(self.embeddings(ids)))
 
     def pooled(self, ids, context):
-        """Return the vector at the first end mark, which has seen the whole text: (B, D)."""
+        """The vector at the first end mark, which has seen the whole text: (B, D)."""
         end = (ids == self.eos_id).int().argmax(dim=-1)
         return context[torch.arange(len(ids), device=ids.device), end]

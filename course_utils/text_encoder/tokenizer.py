@@ -50,12 +50,12 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = VOCAB_SIZE, max_t
 
 @lru_cache(maxsize=4)
 def open_tokenizer(path: str | Path) -> Tokenizer:
-    """Return the tokenizer that `train_tokenizer(...).save(path)` wrote."""
+    """The tokenizer that `train_tokenizer(...).save(path)` wrote."""
     return Tokenizer.from_file(str(path))
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token numbers (B, L) long and their mask (B, L) bool, False where a shorter text was filled up.
+    """Token numbers (B, L) long and their mask (B, L) bool, False where a shorter text was filled up.
 
     L is the length of the longest text with its two marks, at most the tokenizer's own. Built in notebook 04.
     """

@@ -188,7 +188,7 @@ with torch.no_grad():
     ids = tokenize(["pink butterfly"])
     context = sd.text_encoder(ids)
     v = sd.unet(gaussian(1, seed=0), torch.tensor([999]), context)
-    x = sd.vae.decode(gaussian(1, seed=0) / sd.scale)
+    x = sd.vae.decode(gaussian(1, seed=0) / sd.scaling_factor)
 print("tokens", tuple(ids.shape), "-> context", tuple(context.shape), "-> v", tuple(v.shape), "-> picture", tuple(x.shape))
 frozen = not any(p.requires_grad for p in sd.text_encoder.parameters())
 print("the text encoder is frozen:", frozen, "| our make_unet takes the weights:", make_unet().load_state_dict(sd.unet.state_dict()))
@@ -358,7 +358,7 @@ def by_hand(prompt, zt, steps=20, guidance=2.0):                                
 
 PROMPT = "pink butterfly, noto style, blue sky and grass"
 *guesses, z = by_hand(PROMPT, gaussian(1, seed=4))
-picture = sd.vae.decode(z / sd.scale).clamp(-1, 1).detach()
+picture = sd.vae.decode(z / sd.scaling_factor).clamp(-1, 1).detach()
 
 # %% [markdown]
 # **Check** against the library's `txt2img`, which we use from here on. It takes any sampler; the default is DPM-Solver++ (2M) of notebook 03.
@@ -993,8 +993,8 @@ explore(own, prompt="pink butterfly, noto style, beach", negative="", start=["no
 # We wire our modules and copy the famous 0.18215 from Stable Diffusion; or we forget the scale, which amounts to 1. Every line runs, every shape fits.
 
 # %% slideshow={"slide_type": "-"}
-constants = {f"{sd.scale} (ours)": sd.scale, "0.18215 (copied)": 0.18215, "1 (forgotten)": 1.0}
-wrongly = {name: replace(sd, scale=scale) for name, scale in constants.items()}
+constants = {f"{sd.scaling_factor} (ours)": sd.scaling_factor, "0.18215 (copied)": 0.18215, "1 (forgotten)": 1.0}
+wrongly = {name: replace(sd, scaling_factor=factor) for name, factor in constants.items()}
 rows = {}
 for name, system in wrongly.items():
     changed = [change(sketch, "red automobile, blue sky and grass", r, system=system) for r in (0.4, 0.6)]
