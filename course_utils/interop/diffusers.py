@@ -7,7 +7,7 @@ import torch
 
 from course_utils.data import tokenizer_file
 from course_utils.decoder.vae import VAE
-from course_utils.errors import CheckpointError
+from course_utils.errors import CheckpointError, InputError
 from course_utils.generator.latent_unet import LatentUNet
 from course_utils.generator.schedules import Schedule, cosine_beta, linear_beta, scaled_linear_beta, zero_terminal_snr
 from course_utils.systems.stable_diffusion import tokenize
@@ -33,7 +33,7 @@ def to_pipeline(system, size=64):
 
     names = {4: "StableDiffusionPipeline", 9: "StableDiffusionInpaintPipeline"}
     if system.tokenize is not tokenize or system.unet.conv_in.in_channels not in names:
-        raise ValueError("only a system with the course's tokenizer and a U-Net of 4 or 9 channels can be exported")
+        raise InputError("only a system with the course's tokenizer and a U-Net of 4 or 9 channels can be exported")
     vae = to_vae(system.vae, size, system.scaling_factor)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer_file()), bos_token=START, eos_token=END, pad_token=PAD,

@@ -119,7 +119,7 @@ def open_folder(folder, device=None):
     with torch.device("meta"):  # no random numbers for weights that are replaced at once
         modules = diffusers.make_text_encoder(text), diffusers.make_unet(unet), diffusers.make_vae(vae)
     parts = zip(("text_encoder", "unet", "vae"), modules, strict=True)
-    modules = [fill(module, folder / part, device) for part, module in parts]
+    modules = [load_weights(module, folder / part, device) for part, module in parts]
     scaling_factor = vae.get("scaling_factor", 0.18215)  # the first configurations leave it out
     tokenize = read_tokenizer(folder, text["max_position_embeddings"])
     return StableDiffusion(*modules, scaling_factor, tokenize, **diffusers.scheduler_options(scheduler))
@@ -156,7 +156,7 @@ def read_config(folder, part):
     return config
 
 
-def fill(module, folder, device):
+def load_weights(module, folder, device):
     """Give a module the weights that lie in a folder, strictly, and return it in eval mode, on the device."""
     state = {}
     for name, weight in read_weights(folder).items():

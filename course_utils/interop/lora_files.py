@@ -15,7 +15,7 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.checkpoints import write_atomically
-from course_utils.errors import CheckpointError
+from course_utils.errors import CheckpointError, InputError
 from course_utils.finetune.lora import lora_factors, merge, set_adapter
 
 FORMS = ("diffusers", "peft", "kohya", "attn_procs")
@@ -41,10 +41,10 @@ def save_lora(path, state, alpha=None, form="diffusers", dtype=torch.float16):
     for `pipeline.load_lora_weights`; "attn_procs": the same without "unet." and α, for
     `pipeline.unet.load_lora_adapter(prefix=None)`, once `load_attn_procs`; "kohya": for kohya's scripts and what
     grew around them; "peft": a folder for `PeftModel.from_pretrained`. dtype: half precision halves the file.
-    Raises ValueError for an unknown form or a broken state, CheckpointError on a full disk. Built in notebook 11.
+    Raises InputError for an unknown form or a broken state, CheckpointError on a full disk. Built in notebook 11.
     """
     if form not in FORMS:
-        raise ValueError(f"unknown form {form!r}: choose one of {', '.join(FORMS)}")
+        raise InputError(f"unknown form {form!r}: choose one of {', '.join(FORMS)}")
     path, config, metadata = Path(path), adapter_config(state, alpha), {"format": "pt"}
     if form in ("kohya", "attn_procs"):
         tensors = old_names(state, alpha, kohya=form == "kohya")
