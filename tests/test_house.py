@@ -1,6 +1,5 @@
 """The house stands as the map says: who imports whom, how long modules and functions are, what is documented."""
 import ast
-import warnings
 from pathlib import Path
 
 import pytest
@@ -87,9 +86,7 @@ def test_a_wrong_import_is_caught(module, imports):
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_module_length(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 260, "a module tells one idea, in 200 lines"
-    if lines > 200:
-        warnings.warn(f"{module_name(path)} has {lines} lines; the aim is 200", stacklevel=1)
+    assert lines <= 400, "a module tells one idea: is this still one?"
 
 
 def without_docstring(node: ast.AST) -> list[ast.stmt]:
@@ -110,7 +107,7 @@ def test_function_length(path):
 
     def limit(node):  # constructors lay out a network; a sampler or a training loop is one generator
         whole = node.name == "__init__" or any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in ast.walk(node))
-        return 60 if whole else 25
+        return 80 if whole else 50
 
     assert [f"{f.name}: {body_lines(f)}" for f in functions if body_lines(f) > limit(f)] == []
 

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from course_utils.data import GROUPS, load_emoji, load_splits
+from course_utils.data import FIRST_STYLES, FLAT_STYLES, GROUPS, load_emoji, load_splits
 from course_utils.datasets.compose import Composer, caption
 from course_utils.errors import DataError
 from course_utils.evaluation.metrics import diversity, frechet_distance, kernel_distance, real_halves
-from course_utils.evaluation.prompts import TRAINING_STYLES, fixed_prompts, held_out_prompts, matched_seen_prompts
+from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts, matched_seen_prompts
 
 HELD = {tuple(pair) for pair in load_splits()["held_out_colors"]}
 TEST = {tuple(pair) for pair in load_splits()["test_pairs"]}
@@ -129,7 +129,7 @@ def test_real_halves_share_no_emoji(monkeypatch):
     assert a.shape == b.shape == (30, 3, 32, 32) and a.abs().max() <= 1 and not torch.equal(a, b)
     pairs = [set(zip(e.column("concept"), e.column("style"))) for e in chosen]
     assert not pairs[0] & pairs[1] and not (pairs[0] | pairs[1]) & TEST
-    assert len(pairs[0] | pairs[1]) == len(load_emoji(32))
+    assert len(pairs[0] | pairs[1]) == len(load_emoji(32, FIRST_STYLES))
     again, _ = real_halves(30, size=32, seed=3)
     assert torch.equal(a, again)
 
@@ -141,9 +141,9 @@ def test_fixed_prompts_are_always_the_same_and_fair():
     group = dict(zip(load_emoji(32).column("concept"), load_emoji(32).column("group")))
     counts = [sum(group[p.concept] == g for p in prompts) for g in GROUPS]
     assert set(counts) <= {16, 17}
-    assert all(28 <= sum(p.style == s for p in prompts) <= 36 for s in TRAINING_STYLES)
-    assert 40 <= sum(p.color is not None for p in prompts) <= 60
-    assert 40 <= sum(p.background != "white" for p in prompts) <= 60
+    assert all(11 <= sum(p.style == s for p in prompts) <= 18 for s in FLAT_STYLES)
+    assert 35 <= sum(p.color is not None for p in prompts) <= 65
+    assert 35 <= sum(p.background != "white" for p in prompts) <= 65
     assert len({p.concept for p in prompts}) == 100
     assert fixed_prompts("en", n=30) == prompts[:30]  # more prompts extend, never change, the list
     assert fixed_prompts("en", seed=1) != prompts

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils import checkpoints
-from course_utils.data import STYLES, load_emoji
+from course_utils.data import FIRST_STYLES, load_emoji
 from course_utils.datasets.compose import BACKGROUNDS, WORDS_ZH
 from course_utils.layers import Downsample2D, ResnetBlock2D
 
 NUM_CONCEPTS = 1015  # of all the data; `class_names` has them by name
 SIDE = 64  # pixels a side at which pictures are judged, whatever their size
+STYLES = (*FIRST_STYLES, "3d")  # those it was taught to tell apart
 ATTRIBUTES = ("concept", "style", "color", "background")
 
 

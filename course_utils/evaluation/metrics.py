@@ -14,10 +14,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from course_utils.data import STYLES, Emoji, load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, Emoji, load_emoji, to_tensor
 from course_utils.datasets.compose import Composer
 from course_utils.errors import InputError, integer, number
-from course_utils.evaluation.evaluator import ATTRIBUTES, EvaluatorOutput, class_numbers
+from course_utils.evaluation.evaluator import ATTRIBUTES, STYLES, EvaluatorOutput, class_numbers
 from course_utils.evaluation.intervals import Share
 
 
@@ -177,9 +177,9 @@ def _real(size, split, styles) -> Composer:
 def real_halves(n, size=32, seed=0, emoji: Emoji | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return two sets of n composed real pictures (n, 3, size, size) in [-1, 1] that have no emoji in common.
 
-    emoji: to choose from (None: all training pictures of the three training styles).
+    emoji: to choose from (None: all training pictures of the styles that the shipped generators learnt from).
     """
-    emoji = load_emoji(size) if emoji is None else emoji
+    emoji = load_emoji(size, FIRST_STYLES) if emoji is None else emoji
     order = np.random.default_rng(seed).permutation(len(emoji))
     halves = [Composer(emoji.select(part), size, languages=("en",)) for part in np.array_split(order, 2)]
     return tuple(to_tensor(half.compose(n, 2 * seed + i).images) for i, half in enumerate(halves))

@@ -5,26 +5,26 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from course_utils.data import STYLES, load_emoji, to_tensor
+from course_utils.data import load_emoji, to_tensor
 from course_utils.datasets.compose import Composer
-from course_utils.evaluation.evaluator import ATTRIBUTES, SIDE, Evaluator, class_numbers, resize
+from course_utils.evaluation.evaluator import ATTRIBUTES, SIDE, STYLES, Evaluator, class_numbers, resize
 from course_utils.training import Recipe
 
 SIZES = (64, 64, 64, 32, 32, 32, 24, 48)  # pixels a side a picture is shrunk to: what generators draw, and a few more
 
 
 def model():
-    """Return the untrained network: pictures (B, 3, H, W) in, Answers out."""
+    """Return the untrained network: pictures (B, 3, H, W) in, EvaluatorOutput out."""
     return Evaluator().to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
 
 @lru_cache(maxsize=1)
 def composer():
-    """Return what composes the training pictures of all four styles, at 64 pixels a side."""
-    return Composer(load_emoji(SIDE, styles=STYLES), languages=("en",), p_background=0.7)
+    """What composes the training pictures of its four styles, at 64 pixels a side."""
+    return Composer(load_emoji(SIDE, styles=STYLES), languages=("en",), p_background=0.7, natural=0)
 
 
-def bend(x, generator):
+def random_affine(x, generator):
     """Turn, stretch and slant half of the pictures (n, 3, S, S): exact pixels tell nothing, yet some stay sharp."""
     turn, wide, high, slant, lot = torch.rand(5, len(x), generator=generator) * 2 - 1  # in [-1, 1]
     turn, wide, high, slant = 0.21 * turn, 1 + 0.12 * wide, 1 + 0.12 * high, 0.12 * slant
@@ -36,7 +36,7 @@ def bend(x, generator):
 def batch(generator, n):
     """Compose n pictures with their four labels, bend half, and shrink and enlarge most, as small generators draw."""
     pictures = composer().compose(n, seed=int(torch.randint(2**31, (1,), generator=generator)))
-    x = bend(to_tensor(pictures.images), generator)
+    x = random_affine(to_tensor(pictures.images), generator)
     size = torch.tensor(SIZES)[torch.randint(len(SIZES), (n,), generator=generator)]
     for side in set(SIZES) - {SIDE}:
         if (few := size == side).any():
