@@ -16,9 +16,7 @@ PLAIN_MARKS = {OK: "ok", NOTE: "note", MISSING: "MISSING"}  # for a terminal wit
 COLORS = {OK: "#009E73", NOTE: "#E69F00", MISSING: "#D55E00"}  # told apart by colour-blind eyes, on white and on black
 ANSI = {OK: "32", NOTE: "33", MISSING: "31"}
 PYTHON = (3, 11)
-PACKAGES = ("numpy", "pyarrow", "pillow", "matplotlib", "scipy", "safetensors", "tokenizers", "transformers",
-            "diffusers", "peft", "accelerate", "huggingface_hub", "tqdm", "psutil", "filelock", "ipywidgets",
-            "ipykernel")
+COURSE = "pictures-from-noise"  # as pyproject.toml names it; its installed metadata say what it needs
 MEMORY_GB = 2.0  # the largest live training of the notebooks, with Jupyter beside it
 DISK_GB = 1.0  # saved runs and figures
 INSTALL = "`make setup` in the course's folder, or `pip install -c constraints.txt -e .`"
@@ -52,15 +50,40 @@ def _version(package: str) -> str | None:
         return None
 
 
+def needed() -> dict[str, str]:
+    """What the installed course needs to run: {"torch": ">=2.6", ...}, extras aside.
+
+    Raises PackageNotFoundError where the course is only a folder on the path, ImportError without `packaging`.
+    """
+    from packaging.requirements import Requirement
+
+    wanted = map(Requirement, importlib.metadata.requires(COURSE) or [])
+    return {r.name: str(r.specifier) for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})}
+
+
+def _trouble(package: str, versions: str) -> str:
+    """What is wrong with a package, of which some versions would do; empty when it is here and new enough."""
+    from packaging.specifiers import SpecifierSet
+
+    found = _version(package)
+    if found is None:
+        return f"{package} is not installed"
+    good = SpecifierSet(versions).contains(found, prereleases=True)
+    return "" if good else f"{package} {found} does not do, it takes {versions}"
+
+
 def _packages() -> Iterator[Row]:
-    torch = _version("torch")
-    yield Row("torch", torch or "not installed", OK if torch else MISSING, "" if torch else INSTALL)
-    versions = {package: _version(package) for package in PACKAGES}
-    missing = [package for package, version in versions.items() if version is None]
-    here = f"{len(PACKAGES) - len(missing)} of {len(PACKAGES)}"
-    known = ", ".join(f"{p} {versions[p]}" for p in ("diffusers", "transformers", "peft") if versions[p])
-    yield Row("packages", f"{here}: {known}", MISSING if missing else OK,
-              f"{', '.join(missing)} not installed: {INSTALL}" if missing else "")
+    try:
+        wanted = needed()
+        trouble = {package: _trouble(package, versions) for package, versions in wanted.items()}
+    except (ImportError, ValueError) as error:  # not installed, nor `packaging`; or a version that is none
+        yield Row("packages", "not read", MISSING, f"{error}: {INSTALL}")
+        return
+    torch, bad = trouble.pop("torch"), [words for words in trouble.values() if words]
+    yield Row("torch", _version("torch") or "not installed", MISSING if torch else OK, torch and f"{torch}: {INSTALL}")
+    known = ", ".join(f"{p} {_version(p)}" for p in ("diffusers", "transformers", "peft") if _version(p))
+    yield Row("packages", f"{len(trouble) - len(bad)} of {len(trouble)}: {known}", MISSING if bad else OK,
+              f"{'; '.join(bad)}: {INSTALL}" if bad else "")  # fmt: skip
 
 
 def _machine() -> Iterator[Row]:
