@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from course_utils.app import commands, train
+from course_utils.app.generate import PROMPTED, SYSTEMS
 from course_utils.errors import CourseError
-from course_utils.systems.registry import PROMPTED, SYSTEMS
 
 
 class Parser(argparse.ArgumentParser):
