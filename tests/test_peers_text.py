@@ -9,6 +9,7 @@ from transformers import CLIPTextConfig, PreTrainedTokenizerFast
 from transformers import CLIPTextModel as TheirTextModel
 
 from course_utils.data import STYLES, load_emoji, tokenizer_file
+from course_utils.datasets.captions import sentence
 from course_utils.datasets.compose import BACKGROUNDS, COLORS, LANGUAGES, caption
 from course_utils.generator import guidance
 from course_utils.generator.samplers import ddim, sample
@@ -111,7 +112,8 @@ def test_full_width_commas_case_and_spaces_do_not_matter(tokenizer):
 
 def test_captions_are_never_cut_and_common_words_are_whole(tokenizer):
     meta = load_emoji(16, styles=STYLES, split="all").meta
-    texts = [caption(m, "purple", BACKGROUNDS[6], language) for m in meta for language in LANGUAGES]
+    texts = [say(m, "purple", BACKGROUNDS[6], language) for m in meta for language in LANGUAGES
+             for say in (caption, sentence)]
     assert max(sum(e.attention_mask) for e in tokenizer.encode_batch(texts)) < MAX_TOKENS
     whole = [*COLORS, "butterfly", "noto", "twemoji", "fluent", "style", "night", "beach", "dog"]
     assert [w for w in whole if len(tokenizer.encode(w).ids) != 3] == []

@@ -10,12 +10,12 @@ from course_utils.data import Emoji, load_scenes, load_splits
 from course_utils.datasets.captions import (  # noqa: F401
     BACKGROUNDS,
     LANGUAGES,
-    NAMES_COLOR,
     PLAIN,
     SCENES,
     WORDS_ZH,
     caption,
 )
+from course_utils.datasets.nouns import NAMES_COLOR
 from course_utils.errors import DataError
 
 # The look a recoloured subject is moved to: hue in degrees, saturation, value.

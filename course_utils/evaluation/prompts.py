@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from course_utils.data import FIRST_STYLES, FLAT_STYLES, GROUPS, load_emoji, load_splits
-from course_utils.datasets.captions import caption, sentence, subject_name
+from course_utils.datasets.captions import caption, sentence
 from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, Composer
+from course_utils.datasets.nouns import subject_name
 from course_utils.errors import DataError
 
 FORMS = {"list": caption, "sentence": sentence}  # how a prompt is worded
