@@ -195,8 +195,8 @@ import io, json, sys
 import numpy as np
 from PIL import Image
 import subject
-rows = xp7.rows()
-again = xp7.encode(xp7.picture(*xp7.SHOTS["train"][0][1:]))
+rows = subject.rows()
+again = subject.encode(subject.picture(*subject.SHOTS["train"][0][1:]))
 assert again == rows[0]["image"]["bytes"], "the same bytes each time"
 pictures = np.stack([np.asarray(Image.open(io.BytesIO(row.pop("image")["bytes"])).convert("RGB")) for row in rows])
 np.savez_compressed(sys.argv[1], pictures=pictures, rows=json.dumps(rows))

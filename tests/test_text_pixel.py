@@ -6,7 +6,7 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.app.generate import draw_pictures, draw_prompts, prompt_note
-from course_utils.data import to_tensor
+from course_utils.data import FIRST_STYLES, to_tensor
 from course_utils.errors import InputError
 from course_utils.evaluation import report
 from course_utils.evaluation.evaluator import load_evaluator
@@ -92,7 +92,7 @@ def test_the_network_takes_any_noise_level_the_recipe_draws():
 @pytest.mark.slow
 def test_the_card_tells_what_the_evaluator_says():
     metrics = checkpoints.card("text-pixel")["metrics"]
-    prompts = fixed_prompts("en", 100, concepts=report.concepts("text-pixel"))
+    prompts = fixed_prompts("en", 100, concepts=report.concepts("text-pixel"), styles=FIRST_STYLES)
     pictures = draw_prompts("text-pixel", [p.text for p in prompts], steps=12, guidance=1.5, device="cpu")
     said = alignment(load_evaluator(), to_tensor(pictures), prompts)
     for key, share in said.items():
