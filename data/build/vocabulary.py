@@ -26,7 +26,8 @@ def captions() -> Iterator[str]:
         for meta in metas:
             for language in LANGUAGES:
                 color = str(rng.choice(list(COLORS))) if rng.random() < 0.5 else None
-                yield caption(meta, color, str(rng.choice(BACKGROUNDS)), language, rng, p_omit=0.1, p_tags=0.5, natural=0)
+                background = str(rng.choice(BACKGROUNDS))
+                yield caption(meta, color, background, language, rng, p_omit=0.1, p_tags=0.5, natural=0)
 
 
 if __name__ == "__main__":
