@@ -88,7 +88,8 @@ def test_an_export_comes_back(tmp_path):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert torch.equal(back.tokenize([*PROMPTS, ""]), system.tokenize([*PROMPTS, ""]))
     assert torch.equal(back.schedule.beta, system.schedule.beta)
-    assert all(getattr(back, name) == getattr(system, name) for name in ("scaling_factor", "prediction", "spacing", "offset"))
+    for name in ("scaling_factor", "prediction", "spacing", "offset"):
+        assert getattr(back, name) == getattr(system, name)
     *_, a = system.txt2img(zT, PROMPTS, 5)
     *_, b = back.txt2img(zT, PROMPTS, 5)
     assert torch.allclose(a.xt, b.xt, atol=1e-5)
