@@ -1126,7 +1126,7 @@ plt.show()
 # all. Large models share it in part: attention mixes words into places, and nothing in it counts.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 10 min.* Let the room bet on each table before the cell runs. The honest sentence about composition: it depends on how often the words came up in other company.
+# *For the lecturer, 10 min.* Bet on each table first.
 # Negation and counting are the demos that stay in memory.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
