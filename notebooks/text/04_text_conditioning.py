@@ -502,7 +502,7 @@ print("the end mark notices every exchange:", bool((change[-1] > 0.01).all()))
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Above the diagonal nothing moves. Below it, later vectors have taken in earlier words: "fish" carries some of "green".
-# **Limit**: three layers, captions of emoji. CLIP's text tower has twelve layers and saw 400 million pairs.
+# **Limit**: three layers, captions of emoji.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 7 min.* Point at the row of the end mark: it is CLIP's sentence vector, and notebook 07 is about it. Point at the row of the start
@@ -747,7 +747,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** A little guidance removes stray dots. More of it destroys variety, then the shape. *A higher scale is not better; it is a trade.*
-# **Limit**: on dots we can see what is right. For pictures we need a judge, below.
+# For pictures we need a judge, below.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 8 min.* Write u + s(c - u) on the board as an arrow from u through c. Ask for s = 0, 1, 2, then for the paper's w. Where the
@@ -1043,7 +1043,7 @@ print(f"distance of pictures, per pixel: same prompt {per_pixel[own].mean():.2f}
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Read the table column by column: what does the model follow well, what poorly? Is the gap between the languages smaller than the gap to the
-# ceiling? Colour and background are few words, seen often; a concept is one word among many. **Limit**: 48 sentences; a share can be off by several points.
+# ceiling? Colours are few words, seen often; a concept is one among many. **Limit**: 48 sentences; a share can be off by several points.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### How much guidance? Alignment against diversity
