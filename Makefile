@@ -31,10 +31,12 @@ lab: $(READY)  ## open the course in JupyterLab (LAB_ARGS=--no-browser on a serv
 
 test: $(READY)  ## lint, all tests, every notebook from top to bottom; no network
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check -q course_utils tests tools data/build
 	@$(PY) -m pytest tests $(if $(NOTEBOOKS),--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with tools/nbval.cfg $(NOTEBOOKS))
 
 lint: $(READY)  ## ruff, on the code and on the notebooks' text twins
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check -q course_utils tests tools data/build
 
 bench: $(READY)  ## our U-Net, DDIM and Stable Diffusion beside diffusers', in pictures/s
 	@$(PY) tests/bench.py

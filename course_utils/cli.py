@@ -3,6 +3,7 @@
 Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
 can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -32,12 +33,20 @@ def parser() -> Parser:
     add("list", help="the recipes and the checkpoints they made")
     training = add("train", help="train a checkpoint within a budget of minutes")
     train_options(training)
-    draw = add("draw", help="draw pictures with a checkpoint",
-               epilog="systems: " + "; ".join(f"{name}: {system.summary}" for name, system in SYSTEMS.items()))
+    draw = add(
+        "draw",
+        help="draw pictures with a checkpoint",
+        epilog="systems: " + "; ".join(f"{name}: {system.summary}" for name, system in SYSTEMS.items()),
+    )
     draw_options(draw)
     evaluate = add("evaluate", help="let the evaluator judge what a system draws for the fixed prompts")
-    evaluate.add_argument("system", nargs="?", default=PROMPTED, metavar="SYSTEM",
-                          help=f"what reads prompts; evaluator or vae: on real pictures (default: {PROMPTED})")
+    evaluate.add_argument(
+        "system",
+        nargs="?",
+        default=PROMPTED,
+        metavar="SYSTEM",
+        help=f"what reads prompts; evaluator or vae: on real pictures (default: {PROMPTED})",
+    )
     evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
     export_options(add("export", help="write a system as a folder that diffusers opens"))
@@ -84,8 +93,9 @@ def export_options(export: Parser) -> None:
 def sampling_options(command: Parser) -> None:
     """Add what every command that draws can be told."""
     command.add_argument("--steps", type=int, help="1 to 1000 (default: the system's own)")
-    command.add_argument("--guidance", type=float,
-                         help="0 to 20: how closely to follow the prompt, 1 = off (default: the system's own)")
+    command.add_argument(
+        "--guidance", type=float, help="0 to 20: how closely to follow the prompt, 1 = off (default: the system's own)"
+    )
     command.add_argument("--from", dest="folder", help="folder of the checkpoint (default: the shipped ones)")
 
 
@@ -104,8 +114,14 @@ def explain(error: Exception) -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 the doctor misses something, 2 wrong input, 130 Ctrl-C."""
-    actions = {"doctor": commands.doctor, "list": commands.list_all, "train": train.train, "draw": commands.draw,
-               "evaluate": commands.evaluate, "export": commands.export}
+    actions = {
+        "doctor": commands.doctor,
+        "list": commands.list_all,
+        "train": train.train,
+        "draw": commands.draw,
+        "evaluate": commands.evaluate,
+        "export": commands.export,
+    }
     try:
         args = parser().parse_args(argv)
         return actions[args.command](args)

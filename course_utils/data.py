@@ -2,6 +2,7 @@
 
 One line gives them all: `load_emoji(size=32)`. The files lie in `data/`; `data/README.md` describes them.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -84,8 +85,10 @@ def _manifest(folder: Path) -> dict[str, str]:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
         return {name: digest for digest, name in (line.split() for line in lines)}
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / 'SHA256SUMS'} is missing or altered: run `git checkout -- data`, "
-                        "or set COURSE_DATA to the course's data folder.") from error
+        raise DataError(
+            f"{folder / 'SHA256SUMS'} is missing or altered: run `git checkout -- data`, "
+            "or set COURSE_DATA to the course's data folder."
+        ) from error
 
 
 def _status(path: Path, expected: str) -> str:
@@ -116,8 +119,9 @@ def tokenizer_file() -> Path:
     return _checked(DATA_DIR / "tokenizer.json")
 
 
-def load_emoji(size: int = 64, styles: tuple[str, ...] = FLAT_STYLES, groups: tuple[str, ...] | None = None,
-               split: str = "train") -> Emoji:
+def load_emoji(
+    size: int = 64, styles: tuple[str, ...] = FLAT_STYLES, groups: tuple[str, ...] | None = None, split: str = "train"
+) -> Emoji:
     """The emoji pictures at size × size, with names and tags in English and Chinese.
 
     size: 16, 24, 32, 48 or 64; 128 or 256 are for super-resolution and heavy: 0.27 GB a style at 256. styles, groups:
@@ -129,14 +133,24 @@ def load_emoji(size: int = 64, styles: tuple[str, ...] = FLAT_STYLES, groups: tu
     """
     styles = (styles,) if isinstance(styles, str) else tuple(styles)
     groups = GROUPS if groups is None else (groups,) if isinstance(groups, str) else tuple(groups)
-    for what, given, known in (("size", (size,), SIZES), ("style", styles, STYLES),
-                               ("group", groups, GROUPS), ("split", (split,), SPLITS)):
+    for what, given, known in (
+        ("size", (size,), SIZES),
+        ("style", styles, STYLES),
+        ("group", groups, GROUPS),
+        ("split", (split,), SPLITS),
+    ):
         one_of(what, given, known)
     test = {tuple(pair) for pair in load_splits()["test_pairs"]} if split != "all" else set()
     load = _load_style if size <= 64 else _load_style.__wrapped__  # large pictures are not worth the memory of a cache
-    parts = [load(DATA_DIR, size, style).select(lambda m: m["group"] in groups and (
-        split == "all" or ((m["concept"], m["style"]) in test) == (split == "test")))
-        for style in STYLES if style in styles]
+    parts = [
+        load(DATA_DIR, size, style).select(
+            lambda m: (
+                m["group"] in groups and (split == "all" or ((m["concept"], m["style"]) in test) == (split == "test"))
+            )
+        )
+        for style in STYLES
+        if style in styles
+    ]
     return Emoji(np.concatenate([part.rgba for part in parts]), sum((part.meta for part in parts), ()))
 
 
@@ -144,8 +158,9 @@ def one_of(what: str, given: Iterable, known: Iterable) -> None:
     """DataError unless everything given is known, and something is given; `what` is the word for it."""
     unknown = [value for value in given if value not in tuple(known)]
     if unknown or not given:
-        raise DataError(f"Unknown {what} {unknown[0] if unknown else '(none given)'!r}: "
-                        f"choose from {', '.join(map(str, known))}.")
+        raise DataError(
+            f"Unknown {what} {unknown[0] if unknown else '(none given)'!r}: choose from {', '.join(map(str, known))}."
+        )
 
 
 @lru_cache(maxsize=2 * len(STYLES))  # two sizes of every style; a style at 64 × 64 is 17 MB

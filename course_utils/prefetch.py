@@ -99,10 +99,15 @@ class Batches:
 
     def _start(self, step: int, n: int) -> Iterator:
         loader = DataLoader(
-            _BySeed(self.batch, n), batch_size=None, sampler=map(self.seed_of, count(step)), num_workers=self.workers,
-            prefetch_factor=AHEAD, pin_memory=self.pin, multiprocessing_context=START_METHOD,
+            _BySeed(self.batch, n),
+            batch_size=None,
+            sampler=map(self.seed_of, count(step)),
+            num_workers=self.workers,
+            prefetch_factor=AHEAD,
+            pin_memory=self.pin,
+            multiprocessing_context=START_METHOD,
             generator=torch.Generator(),  # for the seed it draws, which no batch uses: the global one must not move
-        )  # fmt: skip
+        )
         with _own_child_handler():
             return iter(loader)
 

@@ -19,6 +19,7 @@ from course_utils.runs import load_run, save_run
 READ_EVERY = 20  # steps between looks at a GPU's loss: each look makes the CPU wait for it
 FAILURES = 3  # steps in a row without a finite loss or gradient: the next ones would not be better
 
+
 @dataclass(frozen=True)
 class Recipe:
     """All there is to say about a checkpoint: network, data, loss and a few numbers.
@@ -219,9 +220,17 @@ class Run:
 
 
 def train(
-    recipe, minutes, seed=0, resume=False, run_dir=None, device=None, save_every=30.0, weights=None, before=None,
+    recipe,
+    minutes,
+    seed=0,
+    resume=False,
+    run_dir=None,
+    device=None,
+    save_every=30.0,
+    weights=None,
+    before=None,
     workers=0,
-) -> Iterator[TrainState]:  # fmt: skip
+) -> Iterator[TrainState]:
     """Train a recipe for some minutes of wall-clock time and yield a TrainState after every step.
 
     minutes: the whole budget, what a resumed run has used already included; run_dir: where the run is saved every
@@ -250,9 +259,18 @@ def train(
             progress["seconds"] = time.monotonic() - began
             speed = seen_here / (time.monotonic() - began_here)
             yield TrainState(
-                progress["step"], progress["loss"], progress["pictures"], progress["seconds"], budget, speed, lr,
-                run.network, run.ema.model, progress["skipped"], progress["before"],
-            )  # fmt: skip
+                progress["step"],
+                progress["loss"],
+                progress["pictures"],
+                progress["seconds"],
+                budget,
+                speed,
+                lr,
+                run.network,
+                run.ema.model,
+                progress["skipped"],
+                progress["before"],
+            )
             if time.monotonic() - saved >= save_every:
                 run.save()
                 saved = time.monotonic()

@@ -4,6 +4,7 @@
 
 The two take turns, and medians count, so that a busy machine slows both alike. A ratio above 1: ours is faster.
 """
+
 from __future__ import annotations
 
 import os
@@ -43,10 +44,16 @@ def networks(device):
     """Both networks with the same weights, each loaded strictly from the other."""
     ours = UNet(12, 12, CHANNELS, num_res_blocks=1, attention=(False, True, True), head_dim=HEAD, groups=GROUPS)
     theirs = UNet2DModel(
-        sample_size=SIZE, in_channels=12, out_channels=12, block_out_channels=CHANNELS, layers_per_block=1,
-        norm_num_groups=GROUPS, attention_head_dim=HEAD,
+        sample_size=SIZE,
+        in_channels=12,
+        out_channels=12,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        norm_num_groups=GROUPS,
+        attention_head_dim=HEAD,
         down_block_types=["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
-        up_block_types=["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"])
+        up_block_types=["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    )
     theirs.load_state_dict(ours.state_dict(), strict=True)
     return [network.to(device, memory_format=torch.channels_last) for network in (ours, theirs)]
 
@@ -93,8 +100,9 @@ def prompt_to_picture(device):
         return ours.decode(state.xt) / 2 + 0.5
 
     def draw_theirs():
-        return theirs(PROMPT, num_inference_steps=PROMPT_STEPS, guidance_scale=GUIDANCE, latents=zT.clone(),
-                      output_type="pt").images  # fmt: skip
+        return theirs(
+            PROMPT, num_inference_steps=PROMPT_STEPS, guidance_scale=GUIDANCE, latents=zT.clone(), output_type="pt"
+        ).images
 
     return draw_ours, draw_theirs
 
@@ -203,17 +211,27 @@ def main() -> int:
     ours_drew = run_sampler(ddim, ours, x, schedule, steps=DRAW_STEPS)
     difference = (ours_drew - draw_theirs(theirs, x, scheduler)).abs().max()
     optimizers = [torch.optim.AdamW(model.parameters(), 1e-4, fused=True) for model in (ours, theirs)]
-    print(f"{describe(device)}, {torch.get_num_threads()} threads, {sum(p.numel() for p in ours.parameters()):,} "
-          f"parameters, batch {BATCH}, median of {ROUNDS} rounds in turns")
+    print(
+        f"{describe(device)}, {torch.get_num_threads()} threads, {sum(p.numel() for p in ours.parameters()):,} "
+        f"parameters, batch {BATCH}, median of {ROUNDS} rounds in turns"
+    )
     print(f"the same pictures after {DRAW_STEPS} steps of DDIM: largest difference {difference:.1e}")
     system, pipeline = prompt_to_picture(device)
-    print(f"Stable Diffusion, one prompt, {PROMPT_STEPS} steps, guidance {GUIDANCE:g}: largest difference of the "
-          f"pictures {(system() - pipeline()).abs().max():.1e}")
+    print(
+        f"Stable Diffusion, one prompt, {PROMPT_STEPS} steps, guidance {GUIDANCE:g}: largest difference of the "
+        f"pictures {(system() - pipeline()).abs().max():.1e}"
+    )
     races = {
-        "sampling": (lambda: run_sampler(ddim, ours, x, schedule, steps=DRAW_STEPS),
-                     lambda: draw_theirs(theirs, x, scheduler), BATCH),
-        "training": (lambda: train_ours(ours, x, schedule, optimizers[0]),
-                     lambda: train_theirs(theirs, x, scheduler, optimizers[1]), BATCH * TRAIN_STEPS),
+        "sampling": (
+            lambda: run_sampler(ddim, ours, x, schedule, steps=DRAW_STEPS),
+            lambda: draw_theirs(theirs, x, scheduler),
+            BATCH,
+        ),
+        "training": (
+            lambda: train_ours(ours, x, schedule, optimizers[0]),
+            lambda: train_theirs(theirs, x, scheduler, optimizers[1]),
+            BATCH * TRAIN_STEPS,
+        ),
         "prompt": (system, pipeline, 1),
     }
     print(f"{'':10}{'course':>14}{'diffusers':>14}{'ratio':>8}")

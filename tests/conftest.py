@@ -1,4 +1,5 @@
 """Every test runs without a network: in this process, in child processes and in notebook kernels."""
+
 import os
 import sys
 from pathlib import Path
@@ -11,8 +12,7 @@ OFFLINE = ROOT / "tools" / "offline"
 sys.path.insert(0, str(OFFLINE))
 # Children and notebook kernels import sitecustomize from PYTHONPATH when they start. The root is there so that they
 # find `course_utils` of this very copy.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(OFFLINE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(OFFLINE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 sys.modules.pop("sitecustomize", None)  # a distribution may have its own
 import sitecustomize  # noqa: E402
 

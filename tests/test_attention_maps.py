@@ -1,4 +1,5 @@
 """Maps of attention: recorded without changing the drawing, equal to attention by hand, words whole again."""
+
 import pytest
 import torch
 
@@ -95,7 +96,8 @@ def test_words_are_whole_in_both_languages(tokenizer):
     words, ids = words_of(tokenizer, prompt), encode(tokenizer, [prompt])[0][0]
     assert list(words) == ["pink", "butterfly", "serendipity"] and len(words["serendipity"]) > 1
     assert sorted(p for places in words.values() for p in places) == [
-        i for i, token in enumerate(ids) if token > 2 and tokenizer.decode([int(token)]).strip() != ","]
+        i for i, token in enumerate(ids) if token > 2 and tokenizer.decode([int(token)]).strip() != ","
+    ]
     assert list(words_of(tokenizer, "粉色的蝴蝶，小鹏，雪地")) == ["粉色的", "蝴蝶", "小鹏", "雪地"]
     assert len(words_of(tokenizer, "🦋")["🦋"]) > 1
     assert len(words_of(tokenizer, "cat and cat")["cat"]) == 2

@@ -1,4 +1,5 @@
 """Bad input gets one clear sentence that says what to do, no traceback, and nothing is lost."""
+
 import errno
 import json
 import resource
@@ -25,40 +26,43 @@ def one_sentence(result, *words, status=2):
         assert word in lines[0], (word, lines[0])
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (("draw", "--steps", 0), ("steps", "from 1 to 1000", "0")),
-    (("draw", "--steps", 1001), ("steps", "1001")),
-    (("draw", "--steps", "many"), ("--steps", "'many'", "--help")),
-    (("draw", "--count", 0), ("count", "from 1 to 64")),
-    (("draw", "--count", 65), ("count", "65")),
-    (("draw", "--seed", -1), ("seed", "from 0", "-1")),
-    (("draw", "--seed", 2**32), ("seed",)),
-    (("draw", "--guidance", -1), ("guidance", "from 0 to 20", "-1")),
-    (("draw", "--guidance", "nan"), ("guidance", "nan")),
-    (("draw", "--system", "dalle9"), ("system", "'dalle9'", "noise-predictor")),
-    (("draw", ""), ("prompt is empty",)),
-    (("draw", "x" * 10_000), ("10000 characters", "at most 1000")),
-    (("draw", "cat", "--negative", " "), ("prompt is empty",)),
-    (("draw", "--system", "text-pixel"), ("text-pixel", "give it one")),
-    (("evaluate", "noise-predictor"), ("'noise-predictor'", "text-pixel")),
-    (("evaluate", "--prompts", 0), ("prompts", "from 1 to 400")),
-    (("evaluate", "--steps", 0), ("steps", "from 1 to 1000")),
-    (("draw", "--out", "a.gif"), ("a.gif", ".png")),
-    (("draw", "--out", "no/such/folder/a.png"), ("no folder", "make it")),
-    (("draw", "--from", "no-such-folder", "--device", "cpu"), ("no checkpoint", "noise-predictor")),
-    (("draw", "--device", "tpu"), ("tpu", "cuda, mps, cpu")),
-    (("train", "noise-predicter", "--minutes", 1), ("noise-predicter", "noise-predictor")),
-    (("train", "../../evil", "--minutes", 1), ("../../evil",)),
-    (("train", "noise-predictor", "--minutes", 0), ("minutes", "above 0")),
-    (("train", "noise-predictor", "--minutes", "inf"), ("minutes", "inf")),
-    (("train", "noise-predictor", "--minutes", 20000), ("minutes", "10080")),
-    (("train", "noise-predictor"), ("--minutes",)),
-    (("train", "--minutes", 1), ("--all",)),
-    (("train", "noise-predictor", "--all", "--minutes", 1), ("--all",)),
-    (("train", "noise-predictor", "--minutes", 1, "--device", "cuda:99"), ("cuda",)),
-    (("paint",), ("paint", "draw")),
-    ((), ("COMMAND",)),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("draw", "--steps", 0), ("steps", "from 1 to 1000", "0")),
+        (("draw", "--steps", 1001), ("steps", "1001")),
+        (("draw", "--steps", "many"), ("--steps", "'many'", "--help")),
+        (("draw", "--count", 0), ("count", "from 1 to 64")),
+        (("draw", "--count", 65), ("count", "65")),
+        (("draw", "--seed", -1), ("seed", "from 0", "-1")),
+        (("draw", "--seed", 2**32), ("seed",)),
+        (("draw", "--guidance", -1), ("guidance", "from 0 to 20", "-1")),
+        (("draw", "--guidance", "nan"), ("guidance", "nan")),
+        (("draw", "--system", "dalle9"), ("system", "'dalle9'", "noise-predictor")),
+        (("draw", ""), ("prompt is empty",)),
+        (("draw", "x" * 10_000), ("10000 characters", "at most 1000")),
+        (("draw", "cat", "--negative", " "), ("prompt is empty",)),
+        (("draw", "--system", "text-pixel"), ("text-pixel", "give it one")),
+        (("evaluate", "noise-predictor"), ("'noise-predictor'", "text-pixel")),
+        (("evaluate", "--prompts", 0), ("prompts", "from 1 to 400")),
+        (("evaluate", "--steps", 0), ("steps", "from 1 to 1000")),
+        (("draw", "--out", "a.gif"), ("a.gif", ".png")),
+        (("draw", "--out", "no/such/folder/a.png"), ("no folder", "make it")),
+        (("draw", "--from", "no-such-folder", "--device", "cpu"), ("no checkpoint", "noise-predictor")),
+        (("draw", "--device", "tpu"), ("tpu", "cuda, mps, cpu")),
+        (("train", "noise-predicter", "--minutes", 1), ("noise-predicter", "noise-predictor")),
+        (("train", "../../evil", "--minutes", 1), ("../../evil",)),
+        (("train", "noise-predictor", "--minutes", 0), ("minutes", "above 0")),
+        (("train", "noise-predictor", "--minutes", "inf"), ("minutes", "inf")),
+        (("train", "noise-predictor", "--minutes", 20000), ("minutes", "10080")),
+        (("train", "noise-predictor"), ("--minutes",)),
+        (("train", "--minutes", 1), ("--all",)),
+        (("train", "noise-predictor", "--all", "--minutes", 1), ("--all",)),
+        (("train", "noise-predictor", "--minutes", 1, "--device", "cuda:99"), ("cuda",)),
+        (("paint",), ("paint", "draw")),
+        ((), ("COMMAND",)),
+    ],
+)
 def test_wrong_arguments(arguments, words, tmp_path, monkeypatch, capsys):
     from course_utils import cli
 
@@ -109,8 +113,9 @@ def test_doctor_with_damaged_files(data_copy):
     from course_utils.checkpoints import save
     from course_utils.recipes import noise_predictor
 
-    save("noise-predictor", noise_predictor.model(), {"minutes": 0, "hardware": "none"},
-         folder=data_copy / "checkpoints")
+    save(
+        "noise-predictor", noise_predictor.model(), {"minutes": 0, "hardware": "none"}, folder=data_copy / "checkpoints"
+    )
     before = course("doctor", data=data_copy)
     assert before.returncode == 0 and "All is ready." in before.stdout, before.stdout
     damaged = (data_copy / "emoji_64.parquet", data_copy / "checkpoints" / "noise-predictor.safetensors")
@@ -126,8 +131,17 @@ def test_doctor_with_damaged_files(data_copy):
         assert "emoji_64.parquet" in lines[wrong[0]] and "checkpoint noise-predictor" in lines[wrong[1]]
         assert all("git checkout" in lines[i + 1] for i in wrong), "each line says what to do"
     one_sentence(course(*DRAW, "--out", data_copy / "x.png", data=data_copy), "noise-predictor", "git checkout")
-    train = course("train", "noise-predictor", "--device", "cpu", "--minutes", 0.01, "--run-dir", data_copy / "runs",
-                   data=data_copy)
+    train = course(
+        "train",
+        "noise-predictor",
+        "--device",
+        "cpu",
+        "--minutes",
+        0.01,
+        "--run-dir",
+        data_copy / "runs",
+        data=data_copy,
+    )
     assert train.returncode == 2 and "emoji_64.parquet" in train.stderr and "Traceback" not in train.stderr
 
 
@@ -173,14 +187,20 @@ def test_a_pickle_is_not_opened(tmp_path):
 
 def run_python(code: str, *arguments, limit: int | None = None) -> subprocess.CompletedProcess:
     """Run a script in a process of its own, which may write files of at most `limit` bytes."""
+
     def few_bytes():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         import signal
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write fails with "File too large", like on a full disk
 
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], capture_output=True,
-                          text=True, preexec_fn=few_bytes if limit else None, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        preexec_fn=few_bytes if limit else None,
+        timeout=120,
+    )
 
 
 SAVE = """
@@ -229,8 +249,10 @@ def test_a_full_disk_while_a_picture_is_written(tmp_path, monkeypatch, capsys):
 def test_two_processes_saving_the_same_file(tmp_path):
     from course_utils.checkpoints import card, verify
 
-    writers = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(SAVE), str(tmp_path), str(seed), "20"])
-               for seed in (1, 2)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(SAVE), str(tmp_path), str(seed), "20"])
+        for seed in (1, 2)
+    ]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
     assert verify(tmp_path) == [("net.safetensors", "ok")]
     assert card("net", tmp_path)["writer"] in ("1", "2")

@@ -1,4 +1,5 @@
 """The command `course`, run as a user runs it: quick help, the doctor, training that stops and goes on, drawing."""
+
 import json
 import os
 import signal
@@ -56,8 +57,9 @@ def test_training_leaves_a_checkpoint_with_its_card(workshop):
 def test_a_run_goes_on_and_never_replaces_a_better_checkpoint(workshop, tmp_path):
     card = json.loads((workshop / "data/checkpoints/noise-predictor.json").read_text())
     minutes, steps = card["minutes"] + 0.1, card["steps"]  # the first step alone takes seconds on a busy machine
-    more = course(*TRAIN, "--minutes", minutes, "--resume", "--replace", "--run-dir", workshop / "runs",
-                  data=workshop / "data")
+    more = course(
+        *TRAIN, "--minutes", minutes, "--resume", "--replace", "--run-dir", workshop / "runs", data=workshop / "data"
+    )
     assert more.returncode == 0, more.stderr
     card = json.loads((workshop / "data/checkpoints/noise-predictor.json").read_text())
     assert card["steps"] > steps
@@ -118,8 +120,19 @@ def test_draw_writes_a_grid_and_a_seed_repeats_it(workshop, tmp_path):
 
 
 def test_a_prompt_is_answered_with_one_sentence(workshop, tmp_path):
-    result = course("draw", "pink butterfly", "--system", "noise-predictor", "--steps", 1, "--count", 1,
-                    "--out", tmp_path / "a.png", data=workshop / "data")
+    result = course(
+        "draw",
+        "pink butterfly",
+        "--system",
+        "noise-predictor",
+        "--steps",
+        1,
+        "--count",
+        1,
+        "--out",
+        tmp_path / "a.png",
+        data=workshop / "data",
+    )
     assert result.returncode == 0 and "takes no prompt" in result.stderr and (tmp_path / "a.png").is_file()
 
 

@@ -1,4 +1,5 @@
 """Composed examples: every caption true of its pixels, held-out pairs never drawn, same seed same bytes, fast."""
+
 import hashlib
 import re
 
@@ -44,18 +45,28 @@ def share_of_right_words(composer, n, seed):
     return right / len(stated), len(stated)
 
 
-@pytest.mark.parametrize(("size", "enough"), [(64, .99), (32, .98), (16, .96)])  # of 12 pixels, a third are edges
+@pytest.mark.parametrize(("size", "enough"), [(64, 0.99), (32, 0.98), (16, 0.96)])  # of 12 pixels, a third are edges
 def test_the_colour_word_is_right_in_pixels(size, enough):
-    composer = Composer(load_emoji(size, split="all"), p_color=.8)
+    composer = Composer(load_emoji(size, split="all"), p_color=0.8)
     share, count = share_of_right_words(composer, 1600, seed=1)
     print(f"{size} px: {100 * share:.2f} % of {count} colour words right")
     assert count > 900 and share >= enough
 
 
 def test_dominant_color_of_plain_patches():
-    patches = {"red": (220, 30, 30), "orange": (255, 140, 20), "yellow": (255, 220, 50), "green": (60, 180, 70),
-               "blue": (50, 110, 220), "purple": (130, 70, 200), "pink": (255, 150, 190), "brown": (130, 80, 40),
-               "black": (20, 20, 20), "white": (250, 250, 250), "grey": (140, 140, 145)}
+    patches = {
+        "red": (220, 30, 30),
+        "orange": (255, 140, 20),
+        "yellow": (255, 220, 50),
+        "green": (60, 180, 70),
+        "blue": (50, 110, 220),
+        "purple": (130, 70, 200),
+        "pink": (255, 150, 190),
+        "brown": (130, 80, 40),
+        "black": (20, 20, 20),
+        "white": (250, 250, 250),
+        "grey": (140, 140, 145),
+    }
     opaque = np.full((8, 8), 255, dtype=np.uint8)
     for word, rgb in patches.items():
         assert dominant_color(np.full((8, 8, 3), rgb, dtype=np.uint8), opaque) == word
@@ -93,7 +104,7 @@ def test_the_recolor_table_is_what_the_code_gives(composer):
 
 def test_held_out_pairs_are_never_drawn():
     """No picture has such a colour to draw from; 20,000 draws give none; no caption of 2,000 speaks of one."""
-    composer = Composer(load_emoji(16), p_color=.9)
+    composer = Composer(load_emoji(16), p_color=0.9)
     held = {tuple(pair) for pair in load_splits()["held_out_colors"]}
     for colors, natural, meta in zip(composer.colors, composer.natural, composer.emoji.meta, strict=True):
         assert not {(color, meta["concept"]) for color in (*colors, natural)} & held
@@ -156,7 +167,7 @@ def test_the_caption_of_the_brief(composer):
 def test_parts_are_left_out_and_tags_stand_in(composer):
     meta = composer.emoji.meta[find(composer, "butterfly")]
     rng = np.random.default_rng(0)
-    seen = {caption(meta, None, "snow", "en", rng, p_omit=.5, p_tags=.5, natural=0) for _ in range(200)}
+    seen = {caption(meta, None, "snow", "en", rng, p_omit=0.5, p_tags=0.5, natural=0) for _ in range(200)}
     assert {"butterfly", "butterfly, snow", "butterfly, noto style", "butterfly, noto style, snow"} < seen
     assert any("insect" in text for text in seen)
     assert all("butterfly" in caption(meta, "red", "snow", "en", rng, 0, 1, natural=0) for _ in range(50))
@@ -175,9 +186,12 @@ def test_no_caption_contradicts_a_colour():
 
 
 OLD_FORM = {  # SHA-256 of 256 captions, and of their pictures and masks, as the shipped models saw them
-    "pixel": ({"p_color": .4, "p_background": .4, "min_scale": 1., "p_omit": .05, "p_tags": .3},
-              ("2179ec0695da4e10", "2ff5012b64c990ec")),
-    "default": ({"p_omit": .1}, ("03fbe9df00316a50", "2b40d6a3b800ad0e"))}
+    "pixel": (
+        {"p_color": 0.4, "p_background": 0.4, "min_scale": 1.0, "p_omit": 0.05, "p_tags": 0.3},
+        ("2179ec0695da4e10", "2ff5012b64c990ec"),
+    ),
+    "default": ({"p_omit": 0.1}, ("03fbe9df00316a50", "2b40d6a3b800ad0e")),
+}
 
 
 @pytest.mark.parametrize("name", OLD_FORM)
@@ -196,20 +210,25 @@ def shown_words(text):
     """A caption without its style and background phrases, in lower case."""
     text = text.lower()
     for name, (english, chinese) in sorted(PLACES.items(), key=lambda item: -len(item[0])):
-        for phrase in (english, chinese + "的", f", {name} background", f", {name}", f"，{PLAIN[name][1]}背景"
-                       if name in PLAIN else f"，{SCENES[name]}"):
+        for phrase in (
+            english,
+            chinese + "的",
+            f", {name} background",
+            f", {name}",
+            f"，{PLAIN[name][1]}背景" if name in PLAIN else f"，{SCENES[name]}",
+        ):
             text = text.replace(phrase, "")
     return re.sub(r",? (?:in )?\w+ style$|，\w+风格$", "", text.strip()).strip()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_natural_captions_are_true_and_well_formed(language):
-    composer = Composer(load_emoji(16), languages=(language,), natural=.6, p_tags=.3, p_color=.6)
+    composer = Composer(load_emoji(16), languages=(language,), natural=0.6, p_tags=0.3, p_color=0.6)
     rng, sentences = np.random.default_rng(7), 0
     for _ in range(3000):
         row, _ = composer._choose(rng)
         meta = composer.emoji.meta[row["index"]]
-        text = caption(meta, row["color"], row["background"], language, rng, p_tags=.3, natural=.6)
+        text = caption(meta, row["color"], row["background"], language, rng, p_tags=0.3, natural=0.6)
         low, place = text.lower(), PLACES[row["background"]][language == "zh"]
         sentences += place in low
         assert "  " not in text and text == text.strip() and "{" not in text and ",," not in text, text
@@ -237,30 +256,63 @@ def test_sentences_of_the_brief(composer):
     assert sentence(butterfly, "pink", "snow", "zh") == "雪地里的粉色蝴蝶，noto风格"
     rng = np.random.default_rng(0)
     said = {caption(butterfly, "blue", "snow", lang, rng, natural=1) for lang in LANGUAGES for _ in range(400)}
-    assert {"a blue butterfly in the snow", "a drawing of a blue butterfly in the snow", "雪地里的一只蓝色的蝴蝶",
-            "一张雪地里的蓝色蝴蝶的图片", "blue butterfly", "a blue butterfly in noto style in the snow"} < said
+    assert {
+        "a blue butterfly in the snow",
+        "a drawing of a blue butterfly in the snow",
+        "雪地里的一只蓝色的蝴蝶",
+        "一张雪地里的蓝色蝴蝶的图片",
+        "blue butterfly",
+        "a blue butterfly in noto style in the snow",
+    } < said
     assert set(PLACES) == set(BACKGROUNDS)
 
 
 def test_style_and_background_are_left_out_in_a_third(composer):
     text = Composer(composer.emoji, p_tags=0).compose(1500, seed=3).captions
     named = np.mean(["style" in t.lower() or "风格" in t for t in text])
-    assert abs(named - .65) < .05
+    assert abs(named - 0.65) < 0.05
 
 
-@pytest.mark.parametrize(("one", "many"), [
-    ("wolf", "wolves"), ("mouse", "mice"), ("sheep", "sheep"), ("goose", "geese"), ("fox", "foxes"), ("dog", "dogs"),
-    ("butterfly", "butterflies"), ("monkey", "monkeys"), ("cherry blossom", "cherry blossoms"), ("ox", "oxen"),
-    ("tropical fish", "tropical fish"), ("cockroach", "cockroaches"), ("maple leaf", "maple leaves"),
-    ("potato", "potatoes"), ("nest with eggs", "nests with eggs"), ("T-Rex", "T-Rexes")])
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [
+        ("wolf", "wolves"),
+        ("mouse", "mice"),
+        ("sheep", "sheep"),
+        ("goose", "geese"),
+        ("fox", "foxes"),
+        ("dog", "dogs"),
+        ("butterfly", "butterflies"),
+        ("monkey", "monkeys"),
+        ("cherry blossom", "cherry blossoms"),
+        ("ox", "oxen"),
+        ("tropical fish", "tropical fish"),
+        ("cockroach", "cockroaches"),
+        ("maple leaf", "maple leaves"),
+        ("potato", "potatoes"),
+        ("nest with eggs", "nests with eggs"),
+        ("T-Rex", "T-Rexes"),
+    ],
+)
 def test_plurals(one, many):
     assert plural(one) == many
 
 
-@pytest.mark.parametrize(("noun", "text"), [
-    ("apple", "an apple"), ("unicorn", "a unicorn"), ("hourglass", "an hourglass"), ("ewe", "a ewe"),
-    ("orange car", "an orange car"), ("one-piece swimsuit", "a one-piece swimsuit"), ("x-ray", "an x-ray"),
-    ("umbrella", "an umbrella"), ("house", "a house"), ("hippopotamus", "a hippopotamus")])
+@pytest.mark.parametrize(
+    ("noun", "text"),
+    [
+        ("apple", "an apple"),
+        ("unicorn", "a unicorn"),
+        ("hourglass", "an hourglass"),
+        ("ewe", "a ewe"),
+        ("orange car", "an orange car"),
+        ("one-piece swimsuit", "a one-piece swimsuit"),
+        ("x-ray", "an x-ray"),
+        ("umbrella", "an umbrella"),
+        ("house", "a house"),
+        ("hippopotamus", "a hippopotamus"),
+    ],
+)
 def test_articles(noun, text):
     assert with_article(noun) == text and is_counted(noun)
 
@@ -271,8 +323,18 @@ def test_no_article(noun):
 
 
 def test_measure_words():
-    pairs = {"熊猫": "一只熊猫", "热带鱼": "一条热带鱼", "汽车": "一辆汽车", "飞机": "一架飞机", "玫瑰": "一朵玫瑰",
-             "礼帽": "一顶礼帽", "两颗心": "两颗心", "寿司": "寿司", "墨镜": "一副墨镜", "雨伞": "一把雨伞"}
+    pairs = {
+        "熊猫": "一只熊猫",
+        "热带鱼": "一条热带鱼",
+        "汽车": "一辆汽车",
+        "飞机": "一架飞机",
+        "玫瑰": "一朵玫瑰",
+        "礼帽": "一顶礼帽",
+        "两颗心": "两颗心",
+        "寿司": "寿司",
+        "墨镜": "一副墨镜",
+        "雨伞": "一把雨伞",
+    }
     assert {noun: measured(noun, "") for noun in pairs} == pairs
     assert measured("猫", "红色的") == "一只红色的猫"
 
@@ -309,15 +371,18 @@ def test_large_sizes_and_one_language():
     assert "white" not in batch.attributes["background"]
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda c: c.render(find(c, "red apple"), "blue"), "A blue red apple (noto) does not come out right"),
-    (lambda c: c.render(0, "ultraviolet"), "choose from"),
-    (lambda c: c.render(0, background="moon"), "Unknown background 'moon': choose from white, light blue"),
-    (lambda c: Composer(c.emoji, languages=("fr",)), "languages from ('en', 'zh')"),
-    (lambda c: Composer(c.emoji, languages=()), "languages from ('en', 'zh')"),
-    (lambda c: Composer(c.emoji.select(lambda m: False)), "A Composer needs emoji (got 0)"),
-    (lambda c: Composer(c.emoji, size=100), "Unknown size 100"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c: c.render(find(c, "red apple"), "blue"), "A blue red apple (noto) does not come out right"),
+        (lambda c: c.render(0, "ultraviolet"), "choose from"),
+        (lambda c: c.render(0, background="moon"), "Unknown background 'moon': choose from white, light blue"),
+        (lambda c: Composer(c.emoji, languages=("fr",)), "languages from ('en', 'zh')"),
+        (lambda c: Composer(c.emoji, languages=()), "languages from ('en', 'zh')"),
+        (lambda c: Composer(c.emoji.select(lambda m: False)), "A Composer needs emoji (got 0)"),
+        (lambda c: Composer(c.emoji, size=100), "Unknown size 100"),
+    ],
+)
 def test_bad_requests_get_one_sentence(composer, call, words):
     with pytest.raises(DataError) as error:
         call(composer)

@@ -1,4 +1,5 @@
 """The shipped pictures: what is in them, that damage is noticed and explained, that splits stay apart."""
+
 import json
 import os
 import shutil
@@ -26,8 +27,7 @@ from course_utils.data import (
 from course_utils.errors import DataError
 
 COMPLETE = (*FIRST_STYLES, "3d")  # the styles that have every concept
-FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json",
-         "xp7.parquet"]
+FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json", "xp7.parquet"]
 
 
 def everything(size=16):
@@ -64,8 +64,22 @@ def test_a_style_without_a_concept_has_no_row_for_it():
 
 def test_columns_of_the_files():
     table = pq.read_table(DATA_DIR / "emoji_64.parquet")
-    assert table.column_names == ["id", "concept", "style", "group", "subgroup", "hexcode", "name_en", "name_zh",
-                                  "tags_en", "tags_zh", "color", "recolors", "image", "size"]
+    assert table.column_names == [
+        "id",
+        "concept",
+        "style",
+        "group",
+        "subgroup",
+        "hexcode",
+        "name_en",
+        "name_zh",
+        "tags_en",
+        "tags_zh",
+        "color",
+        "recolors",
+        "image",
+        "size",
+    ]
     frame = table.to_pandas() if _has_pandas() else table.to_pylist()
     row = frame.iloc[0] if _has_pandas() else frame[0]
     assert row["image"]["bytes"][:4] == b"RIFF" and row["image"]["path"].endswith(".webp")
@@ -101,14 +115,15 @@ def test_pictures_at_every_size(size):
     emoji = load_emoji(size, styles=("noto",), groups=("food-drink",))
     assert emoji.rgba.shape == (len(emoji), size, size, 4) and emoji.rgba.dtype == np.uint8 and emoji.size == size
     visible = (emoji.rgba[..., 3] > 127).mean(axis=(1, 2))
-    assert (visible > .08).all() and visible.mean() < .95
+    assert (visible > 0.08).all() and visible.mean() < 0.95
     assert (emoji.on_white()[emoji.rgba[..., 3] == 0] == 255).all()
 
 
 def test_resizing_does_not_darken_edges():
     """A half-transparent edge pixel of a shrunken picture keeps the colour of the subject, not black."""
-    small, large = (load_emoji(s, styles=("twemoji",), split="all").select(lambda m: m["concept"] == "red heart")
-                    for s in (16, 64))
+    small, large = (
+        load_emoji(s, styles=("twemoji",), split="all").select(lambda m: m["concept"] == "red heart") for s in (16, 64)
+    )
     color = np.median(large.rgba[large.rgba[..., 3] > 250], axis=0)[:3]
     edge = small.rgba[(small.rgba[..., 3] > 60) & (small.rgba[..., 3] < 200)]
     assert len(edge) > 8 and np.abs(edge[:, :3].astype(float) - color).max() < 60
@@ -128,7 +143,7 @@ def test_splits_are_disjoint_and_complete():
     assert not train & test and train | test == both
     assert max(Counter(concept for concept, _ in test).values()) == 1  # no concept is lost to the models
     have = Counter(style for _, style in both)
-    assert Counter(style for _, style in test) == {style: round(.1 * n) for style, n in have.items()}
+    assert Counter(style for _, style in test) == {style: round(0.1 * n) for style, n in have.items()}
 
 
 def test_splits_are_the_published_ones():
@@ -151,7 +166,7 @@ def test_select_and_on():
     assert len(emoji.select(lambda m: False)) == 0
     alpha = emoji.rgba[..., 3:] / 255
     exact = emoji.rgba[..., :3] * alpha + np.array([10, 200, 30]) * (1 - alpha)
-    assert np.abs(emoji.on((10, 200, 30)) - exact).max() <= .51
+    assert np.abs(emoji.on((10, 200, 30)) - exact).max() <= 0.51
 
 
 def test_tensor_round_trip_is_exact():
@@ -162,20 +177,26 @@ def test_tensor_round_trip_is_exact():
     pictures = load_emoji(32).on_white()[:200]
     assert (to_uint8(to_tensor(pictures)) == pictures).all()
     assert to_tensor(pictures)[7, 2, 5, 9] == pictures[7, 5, 9, 2] / 127.5 - 1
-    assert (to_uint8(torch.tensor([9., -9.]).reshape(1, 1, 1, 2)) == [[[[255], [0]]]]).all()
+    assert (to_uint8(torch.tensor([9.0, -9.0]).reshape(1, 1, 1, 2)) == [[[[255], [0]]]]).all()
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: load_emoji(100), "Unknown size 100: choose from 16, 24, 32, 48, 64, 128, 256."),
-    (lambda: load_emoji("64"), "Unknown size '64'"),
-    (lambda: load_emoji(styles=("noto", "xp")), "Unknown style 'xp': choose from noto, twemoji, fluent, blob, emoj"),
-    (lambda: load_emoji(styles="pixel"), "Unknown style 'pixel'"),
-    (lambda: load_emoji(styles=()), "Unknown style '(none given)'"),
-    (lambda: load_emoji(groups=("flags",)), "Unknown group 'flags': choose from smileys-emotion, animals-nature"),
-    (lambda: load_emoji(split="validation"), "Unknown split 'validation': choose from train, test, all."),
-    (lambda: to_tensor(np.zeros((2, 8, 8, 3))), "to_tensor wants uint8 pictures (N, H, W, C)"),
-    (lambda: to_uint8(torch.zeros(3, 8, 8)), "to_uint8 wants a batch (N, C, H, W)"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: load_emoji(100), "Unknown size 100: choose from 16, 24, 32, 48, 64, 128, 256."),
+        (lambda: load_emoji("64"), "Unknown size '64'"),
+        (
+            lambda: load_emoji(styles=("noto", "xp")),
+            "Unknown style 'xp': choose from noto, twemoji, fluent, blob, emoj",
+        ),
+        (lambda: load_emoji(styles="pixel"), "Unknown style 'pixel'"),
+        (lambda: load_emoji(styles=()), "Unknown style '(none given)'"),
+        (lambda: load_emoji(groups=("flags",)), "Unknown group 'flags': choose from smileys-emotion, animals-nature"),
+        (lambda: load_emoji(split="validation"), "Unknown split 'validation': choose from train, test, all."),
+        (lambda: to_tensor(np.zeros((2, 8, 8, 3))), "to_tensor wants uint8 pictures (N, H, W, C)"),
+        (lambda: to_uint8(torch.zeros(3, 8, 8)), "to_uint8 wants a batch (N, C, H, W)"),
+    ],
+)
 def test_bad_requests_get_one_sentence(call, words):
     with pytest.raises(DataError) as error:
         call()
@@ -200,8 +221,10 @@ def flip_one_bit(path):
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (delete, "missing"), (truncate, "truncated or altered"), (flip_one_bit, "truncated or altered")])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(delete, "missing"), (truncate, "truncated or altered"), (flip_one_bit, "truncated or altered")],
+)
 @pytest.mark.parametrize("name", FILES)
 def test_damage_is_noticed(copy, name, damage, words):
     damage(copy / name)

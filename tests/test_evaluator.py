@@ -19,7 +19,7 @@ from course_utils.evaluation.metrics import (
     predict,
     real_floor,
     real_halves,
-)  # fmt: skip
+)
 from course_utils.evaluation.prompts import Prompt
 from course_utils.evaluation.report import evaluate_evaluator
 from course_utils.recipes import evaluator as recipe

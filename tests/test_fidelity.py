@@ -14,8 +14,11 @@ from course_utils.evaluation.fidelity import fidelity, prompt_diversity, prompt_
 from course_utils.evaluation.metrics import extract_features
 
 CARS = [("automobile", style) for style in ("noto", "twemoji", "fluent")] + [
-    ("sport utility vehicle", "fluent"), ("taxi", "noto"), ("oncoming police car", "noto"), ("racing car", "fluent"),
-]  # fmt: skip
+    ("sport utility vehicle", "fluent"),
+    ("taxi", "noto"),
+    ("oncoming police car", "noto"),
+    ("racing car", "fluent"),
+]
 THINGS = [("panda", "noto"), ("frog", "twemoji"), ("green apple", "fluent"), ("hamburger", "noto")]
 
 
@@ -71,8 +74,14 @@ def test_the_scene_counts_much_less_than_the_subject(judge, unseen, scenes, comp
     features = torch.nn.functional.normalize(extract_features(judge, unseen), dim=1)
     cosine, scene = features @ features.T, np.array(scenes)
     elsewhere = cosine[torch.tensor(scene[:, None] != scene)]
-    same_place = [float((torch.nn.functional.normalize(extract_features(judge, drawn(composer, car, scenes)), dim=1)
-                         * features).sum(1).mean()) for car in CARS]  # fmt: skip
+    same_place = [
+        float(
+            (torch.nn.functional.normalize(extract_features(judge, drawn(composer, car, scenes)), dim=1) * features)
+            .sum(1)
+            .mean()
+        )
+        for car in CARS
+    ]
     assert elsewhere.mean() > max(same_place) + 0.05
 
 

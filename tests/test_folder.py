@@ -44,9 +44,14 @@ def assert_same(system, ours, theirs):
 
 # ------------------------------------------------------------------ ours, opened by diffusers
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("walk", [
-    {}, {"schedule": make_schedule("scaled_linear"), "prediction": "eps", "spacing": "leading", "offset": 1},
-], ids=["the course's", "another schedule"])  # fmt: skip
+@pytest.mark.parametrize(
+    "walk",
+    [
+        {},
+        {"schedule": make_schedule("scaled_linear"), "prediction": "eps", "spacing": "leading", "offset": 1},
+    ],
+    ids=["the course's", "another schedule"],
+)
 def test_an_export_draws_our_pictures(tmp_path, walk, guidance):
     system, zT = tiny_system(**walk), random(2, 4, 8, 8, seed=1)
     pipeline = opened_by_diffusers(export_folder(system, tmp_path / "ours", size=32))
@@ -59,8 +64,18 @@ def test_an_inpainting_export_fills_our_holes(tmp_path):
     system, zT = tiny_system(9), random(2, 4, 8, 8, seed=1)
     pictures = random(2, 3, 32, 32, seed=2).sigmoid()
     pipeline = opened_by_diffusers(export_folder(system, tmp_path / "ours", size=32), "Inpaint")
-    theirs = run(pipeline, prompt=PROMPTS, latents=zT.clone(), image=pictures, mask_image=hole(), strength=1.0,
-                 guidance_scale=3.0, height=32, width=32, generator=torch.Generator().manual_seed(5))  # fmt: skip
+    theirs = run(
+        pipeline,
+        prompt=PROMPTS,
+        latents=zT.clone(),
+        image=pictures,
+        mask_image=hole(),
+        strength=1.0,
+        guidance_scale=3.0,
+        height=32,
+        width=32,
+        generator=torch.Generator().manual_seed(5),
+    )
     ours = system.inpaint(zT, 2 * pictures - 1, hole(), PROMPTS, STEPS, torch.Generator().manual_seed(5), guidance=3.0)
     assert_same(system, ours, theirs)
 
@@ -115,8 +130,9 @@ def test_only_an_earlier_export_is_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
-@pytest.mark.parametrize("words", ["Error while serializing: No space left on device (os error 28)",
-                                   "File too large (os error 27)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "words", ["Error while serializing: No space left on device (os error 28)", "File too large (os error 27)"]
+)
 def test_a_full_disk_leaves_the_earlier_export_whole(tmp_path, monkeypatch, words):
     from diffusers import AutoencoderKL
     from safetensors import SafetensorError
@@ -197,8 +213,12 @@ def tiny_clip_tokenizer(folder):
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
-             "pad_token": "<|endoftext|>"}  # fmt: skip
+    marks = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
     (folder / "special_tokens_map.json").write_text(json.dumps(marks))
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **marks})
@@ -214,17 +234,30 @@ def stable_diffusion_1(folder):
     folder.mkdir()
     size = tiny_clip_tokenizer(folder / "read")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "read")
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=size, hidden_size=32, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=77, bos_token_id=size - 2, eos_token_id=size - 1, pad_token_id=size - 1,
-    ))  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=size,
+            hidden_size=32,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=size - 2,
+            eos_token_id=size - 1,
+            pad_token_id=size - 1,
+        )
+    )
     unet = diffusers.UNet2DConditionModel(
         sample_size=8, block_out_channels=(32, 32, 64, 64), cross_attention_dim=32, attention_head_dim=8,
     )  # fmt: skip  # the rest is Stable Diffusion's by default
     vae = diffusers.AutoencoderKL(
-        block_out_channels=(32, 32, 64, 64), layers_per_block=2, latent_channels=4, sample_size=64,
-        down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-    )  # fmt: skip
+        block_out_channels=(32, 32, 64, 64),
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=64,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+    )
     scheduler = diffusers.PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
@@ -234,9 +267,15 @@ def stable_diffusion_1(folder):
             for weight in module.parameters():
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
     diffusers.StableDiffusionPipeline(
-        vae, text, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None,
+        vae,
+        text,
+        tokenizer,
+        unet,
+        scheduler,
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     return folder
 
 
@@ -271,11 +310,36 @@ def old(modern, tmp_path_factory):
                 vae[name.replace(new, before)] = vae.pop(name)
     assert sum(".proj_attn." in name for name in vae) == 4
     save_file(vae, where, {"format": "pt"})
-    keep = {"unet": ("in_channels", "out_channels", "block_out_channels", "down_block_types", "up_block_types",
-                     "layers_per_block", "attention_head_dim", "cross_attention_dim", "sample_size", "act_fn",
-                     "norm_num_groups", "norm_eps", "flip_sin_to_cos", "freq_shift", "downsample_padding"),
-            "vae": ("in_channels", "out_channels", "latent_channels", "block_out_channels", "down_block_types",
-                    "up_block_types", "layers_per_block", "sample_size", "act_fn")}  # fmt: skip
+    keep = {
+        "unet": (
+            "in_channels",
+            "out_channels",
+            "block_out_channels",
+            "down_block_types",
+            "up_block_types",
+            "layers_per_block",
+            "attention_head_dim",
+            "cross_attention_dim",
+            "sample_size",
+            "act_fn",
+            "norm_num_groups",
+            "norm_eps",
+            "flip_sin_to_cos",
+            "freq_shift",
+            "downsample_padding",
+        ),
+        "vae": (
+            "in_channels",
+            "out_channels",
+            "latent_channels",
+            "block_out_channels",
+            "down_block_types",
+            "up_block_types",
+            "layers_per_block",
+            "sample_size",
+            "act_fn",
+        ),
+    }
 
     def shorten(part):
         return lambda c: [c.pop(key) for key in [*c] if key not in (*keep[part], "_class_name")]
@@ -370,8 +434,9 @@ def test_half_precision_weights_are_enough(broken):
     system = open_folder(broken)
     for part in PARTS:
         (path,) = (broken / part).glob("*.safetensors")
-        save_file({name: weight.half() for name, weight in load_file(path).items()},
-                  path.with_suffix(".fp16.safetensors"))  # fmt: skip
+        save_file(
+            {name: weight.half() for name, weight in load_file(path).items()}, path.with_suffix(".fp16.safetensors")
+        )
         path.unlink()
     half = open_folder(broken)
     for part in PARTS:
@@ -379,11 +444,14 @@ def test_half_precision_weights_are_enough(broken):
             assert b.dtype == torch.float32 and torch.equal(a.half().float(), b)
 
 
-@pytest.mark.parametrize(("name", "scheduler", "zero_snr"), [
-    ("linear", {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}, False),
-    ("scaled_linear", {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True}, True),
-    ("cosine", {"beta_schedule": "squaredcos_cap_v2"}, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "scheduler", "zero_snr"),
+    [
+        ("linear", {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}, False),
+        ("scaled_linear", {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True}, True),
+        ("cosine", {"beta_schedule": "squaredcos_cap_v2"}, False),
+    ],
+)
 def test_schedules(broken, name, scheduler, zero_snr):
     setting("scheduler", SCHEDULER, prediction_type="v_prediction", timestep_spacing="trailing", **scheduler)(broken)
     system = open_folder(broken)
@@ -408,7 +476,12 @@ def test_what_is_fetched_is_pinned_and_safe(monkeypatch, modern):
     names = [path.relative_to(modern).as_posix() for path in modern.rglob("*") if path.is_file()]
     half = {name.replace(".safetensors", ".fp16.safetensors") for name in names if name.endswith(".safetensors")}
     needed = {name for name in names if not name.startswith("read") and not name.endswith(".safetensors")} | half
-    others = {"unet/diffusion_pytorch_model.bin", "v1-5-pruned.ckpt", "v1-5-pruned.safetensors",
-              "unet/diffusion_pytorch_model.non_ema.safetensors", "safety_checker/model.fp16.safetensors"}  # fmt: skip
+    others = {
+        "unet/diffusion_pytorch_model.bin",
+        "v1-5-pruned.ckpt",
+        "v1-5-pruned.safetensors",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "safety_checker/model.fp16.safetensors",
+    }
     wanted = huggingface_hub.utils.filter_repo_objects([*needed, *others], allow_patterns=folders.FILES)
     assert len(half) == 3 and set(wanted) == needed

@@ -1,4 +1,5 @@
 """The house stands as the map says: who imports whom, how long modules and functions are, what is documented."""
+
 import ast
 from pathlib import Path
 
@@ -10,11 +11,16 @@ GROUND = {"errors", "devices", "data", "layers"}
 BOXES = {"text_encoder", "image_encoder", "generator", "decoder"}
 LIBRARY = GROUND | BOXES | {"checkpoints", "runs", "prefetch", "training", "datasets", "systems", "finetune", "interop"}
 ALLOWED = {  # what each folder or module may import, itself aside; held for every one of them
-    "errors": set(), "devices": {"errors"}, "data": {"errors", "devices"}, "layers": set(),
+    "errors": set(),
+    "devices": {"errors"},
+    "data": {"errors", "devices"},
+    "layers": set(),
     **{box: {"layers", "devices", "errors"} for box in BOXES},
     "generator.samplers": {"errors", "generator.schedules", "generator.objectives"},  # samplers know no network
     "generator.guidance": {"errors", "generator.schedules", "generator.objectives"},
-    "checkpoints": {"errors", "data"}, "runs": {"errors", "checkpoints"}, "prefetch": {"errors"},
+    "checkpoints": {"errors", "data"},
+    "runs": {"errors", "checkpoints"},
+    "prefetch": {"errors"},
     "training": {"errors", "checkpoints", "devices", "runs", "prefetch"},
     "datasets": {"errors", "data", "checkpoints"},
     "systems": BOXES | {"errors", "layers", "devices", "data", "checkpoints"},
@@ -73,12 +79,17 @@ def test_import_direction(path):
     assert offences(module_name(path), local_imports(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize(("module", "imports"), [
-    ("generator.unet", "import course_utils.text_encoder.clip"), ("layers", "from course_utils import devices"),
-    ("generator.samplers", "from course_utils.generator.unet import UNet"),
-    ("training", "def f():\n    from course_utils.recipes import noise_predictor"),
-    ("cli", "import course_utils.figures.widgets"), ("data", "from course_utils.layers import Attention"),
-])
+@pytest.mark.parametrize(
+    ("module", "imports"),
+    [
+        ("generator.unet", "import course_utils.text_encoder.clip"),
+        ("layers", "from course_utils import devices"),
+        ("generator.samplers", "from course_utils.generator.unet import UNet"),
+        ("training", "def f():\n    from course_utils.recipes import noise_predictor"),
+        ("cli", "import course_utils.figures.widgets"),
+        ("data", "from course_utils.layers import Attention"),
+    ],
+)
 def test_a_wrong_import_is_caught(module, imports):
     assert offences(module, local_imports(imports))
 
@@ -91,7 +102,7 @@ def test_module_length(path):
 
 def without_docstring(node: ast.AST) -> list[ast.stmt]:
     """The body of a function or class, its docstring aside."""
-    return node.body[ast.get_docstring(node, clean=False) is not None:]
+    return node.body[ast.get_docstring(node, clean=False) is not None :]
 
 
 def body_lines(node: ast.AST) -> int:
@@ -115,8 +126,11 @@ def test_function_length(path):
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_public_things_are_documented(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    public = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-              and not node.name.startswith("_")]
+    public = [
+        node
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+    ]
     assert ast.get_docstring(tree), "the module has no docstring"
     long = [node for node in public if isinstance(node, ast.ClassDef) or body_lines(node) > 5]  # short ones need none
     assert [node.name for node in long if not ast.get_docstring(node)] == []

@@ -26,8 +26,9 @@ CELLS = int(os.environ.get("COURSE_LAB_CELLS", 6))
 def server():
     """Start `make lab` without a browser, yield (address, token), stop it."""
     command = ["make", "-s", "lab", "LAB_ARGS=--no-browser --ServerApp.port_retries=50"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
         found = None
         for line in process.stdout:
@@ -70,10 +71,22 @@ def test_served_with_its_token_only(server):
 
 def run_cell(socket, code):
     """Execute code in the kernel behind the socket; return its reply's content."""
-    header = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "username": "", "session": "lab",
-              "version": "5.3", "date": ""}  # fmt: skip
-    content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False,
-               "stop_on_error": True}  # fmt: skip
+    header = {
+        "msg_id": uuid.uuid4().hex,
+        "msg_type": "execute_request",
+        "username": "",
+        "session": "lab",
+        "version": "5.3",
+        "date": "",
+    }
+    content = {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": True,
+    }
     message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
     socket.send(json.dumps(message))
     while True:
@@ -85,8 +98,12 @@ def run_cell(socket, code):
 def test_notebook_02_runs_through_the_servers_kernel(server):
     from websocket import create_connection
 
-    body = {"path": f"notebooks/{NOTEBOOK.name}", "name": NOTEBOOK.name, "type": "notebook",
-            "kernel": {"name": "python3"}}  # fmt: skip
+    body = {
+        "path": f"notebooks/{NOTEBOOK.name}",
+        "name": NOTEBOOK.name,
+        "type": "notebook",
+        "kernel": {"name": "python3"},
+    }
     status, session = ask(server, "/api/sessions", body=body)
     assert status == 201
     address, token = server

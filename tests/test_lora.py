@@ -54,12 +54,16 @@ def made_up(network, rank=3, seed=5, targets=ALL_TARGETS):
 
 
 # ------------------------------------------------------------------ one layer
-@pytest.mark.parametrize(("base", "kind", "x"), [
-    (nn.Linear(6, 4), LoRALinear, random(3, 5, 6)), (nn.Linear(6, 4, bias=False), LoRALinear, random(3, 6)),
-    (nn.Conv2d(4, 6, 3, padding=1), LoRAConv2d, random(2, 4, 7, 7)),
-    (nn.Conv2d(4, 6, 3, stride=2, padding=1), LoRAConv2d, random(2, 4, 7, 7)),
-    (nn.Conv2d(4, 6, 1), LoRAConv2d, random(2, 4, 7, 7)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("base", "kind", "x"),
+    [
+        (nn.Linear(6, 4), LoRALinear, random(3, 5, 6)),
+        (nn.Linear(6, 4, bias=False), LoRALinear, random(3, 6)),
+        (nn.Conv2d(4, 6, 3, padding=1), LoRAConv2d, random(2, 4, 7, 7)),
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1), LoRAConv2d, random(2, 4, 7, 7)),
+        (nn.Conv2d(4, 6, 1), LoRAConv2d, random(2, 4, 7, 7)),
+    ],
+)
 def test_a_layer_is_base_plus_lora(base, kind, x):
     layer = kind(base, rank=2, alpha=5)
     assert torch.equal(layer(x), base(x)), "B is zero at first: nothing changes, to the bit"
@@ -206,16 +210,26 @@ def test_mix_is_the_weighted_sum():
     assert all(torch.equal(v, a[k]) for k, v in weighted_sum([(a, 1.0)]).items())
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda s: s | {"up_blocks.9.to_q.lora_A.weight": random(3, 4), "up_blocks.9.to_q.lora_B.weight": random(4, 3)},
-     "another network: here is no up_blocks.9.to_q"),
-    (lambda s: {k.replace("conv1", "norm1"): v for k, v in s.items()}, "is no linear layer or convolution"),
-    (lambda s: {k: v[..., :1] if "lora_A" in k else v for k, v in s.items()}, "another network: .* has other shapes"),
-    (lambda s: {k: v for k, v in s.items() if "lora_A" in k}, "no LoRA state"),
-    (lambda s: {}, "no LoRA state"),
-    (lambda s: {f"unet.{k}": v for k, v in s.items()}, "another network: here is no unet"),
-    (lambda s: {k: v[:2] if "lora_A" in k else v for k, v in s.items()}, "do not fit"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda s: (
+                s | {"up_blocks.9.to_q.lora_A.weight": random(3, 4), "up_blocks.9.to_q.lora_B.weight": random(4, 3)}
+            ),
+            "another network: here is no up_blocks.9.to_q",
+        ),
+        (lambda s: {k.replace("conv1", "norm1"): v for k, v in s.items()}, "is no linear layer or convolution"),
+        (
+            lambda s: {k: v[..., :1] if "lora_A" in k else v for k, v in s.items()},
+            "another network: .* has other shapes",
+        ),
+        (lambda s: {k: v for k, v in s.items() if "lora_A" in k}, "no LoRA state"),
+        (lambda s: {}, "no LoRA state"),
+        (lambda s: {f"unet.{k}": v for k, v in s.items()}, "another network: here is no unet"),
+        (lambda s: {k: v[:2] if "lora_A" in k else v for k, v in s.items()}, "do not fit"),
+    ],
+)
 def test_a_state_of_another_network_is_refused_and_nothing_changes(change, words):
     network = tiny()
     state = made_up(network)
@@ -255,8 +269,10 @@ def test_a_lora_changes_the_drawing_and_only_stable_diffusion_takes_one(tmp_path
     quick = {"prompt": "pink butterfly", "steps": 2, "count": 1, "device": "cpu"}
     unet = make_unet()
     inject(unet, ATTENTION, 2)
-    state = {key: 0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
-             for key, value in lora_state(unet).items()}  # fmt: skip
+    state = {
+        key: 0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+        for key, value in lora_state(unet).items()
+    }
     path = save_lora(tmp_path / "any.safetensors", state)
     plain, changed = (draw_pictures(lora=lora, **quick).astype(int) for lora in (None, path))
     assert abs(plain - changed).mean() > 2

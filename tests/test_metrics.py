@@ -171,9 +171,15 @@ def test_fixed_prompts_ask_only_for_what_training_showed():
         assert p.text == caption(composer.emoji.meta[i], p.color, p.background, "en")
 
 
-@pytest.mark.parametrize("make", [
-    fixed_prompts, held_out_prompts, matched_seen_prompts, lambda language: matched_seen_prompts(language, "color"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        fixed_prompts,
+        held_out_prompts,
+        matched_seen_prompts,
+        lambda language: matched_seen_prompts(language, "color"),
+    ],
+)
 def test_both_languages_describe_the_same_examples(make):
     english, chinese = make("en"), make("zh")
     assert [p[1:] for p in english] == [p[1:] for p in chinese]
@@ -202,7 +208,10 @@ def test_matched_prompts_keep_one_side_and_were_seen(keep):
 
 
 def test_prompts_that_make_no_sense_are_refused():
-    for bad in (lambda: fixed_prompts("en", n=0), lambda: fixed_prompts(concepts={"unicorn dentist"}),
-                lambda: matched_seen_prompts("en", keep="style")):  # fmt: skip
+    for bad in (
+        lambda: fixed_prompts("en", n=0),
+        lambda: fixed_prompts(concepts={"unicorn dentist"}),
+        lambda: matched_seen_prompts("en", keep="style"),
+    ):
         with pytest.raises(DataError):
             bad()

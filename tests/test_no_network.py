@@ -1,4 +1,5 @@
 """The network is blocked while the tests run: here, in child processes and in notebook kernels; loopback is open."""
+
 import os
 import socket
 import subprocess
@@ -54,8 +55,10 @@ def test_the_hub_is_offline():
 
 
 def test_loopback_is_open():
-    with (socket.create_server(("127.0.0.1", 0)) as server,
-          socket.create_connection(("localhost", server.getsockname()[1]), timeout=5) as client):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(("localhost", server.getsockname()[1]), timeout=5) as client,
+    ):
         assert client.getpeername()[0] == "127.0.0.1"
 
 

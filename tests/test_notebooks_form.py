@@ -1,4 +1,5 @@
 """Every notebook keeps the rules of form, agrees with its text twin, and is a valid file; the rules themselves bite."""
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -38,10 +39,25 @@ def test_the_rules_bite():
     nb.metadata["widgets"] = {}
     nb.cells[2].outputs = [new_output("display_data", data={notebooks.WIDGET_VIEW: {}})]
     found = "\n".join(notebook_rules.problems(nb))
-    for words in ("words of prose", "median code cell", "of 42 lines", "Three code cells", "13 displayed formulas",
-                  "0 exercises", "1 cells with", "top to bottom", "raises without", "start a slide", "speaker notes",
-                  "one '# ' title", "Colab badge", "colab_setup.py", "path of one machine (/home/someone",
-                  "widget was saved", "Widget state"):
+    for words in (
+        "words of prose",
+        "median code cell",
+        "of 42 lines",
+        "Three code cells",
+        "13 displayed formulas",
+        "0 exercises",
+        "1 cells with",
+        "top to bottom",
+        "raises without",
+        "start a slide",
+        "speaker notes",
+        "one '# ' title",
+        "Colab badge",
+        "colab_setup.py",
+        "path of one machine (/home/someone",
+        "widget was saved",
+        "Widget state",
+    ):
         assert words in found, words
 
 
@@ -52,8 +68,10 @@ def test_words_are_the_readers_words():
 
 def test_text_twin_round_trip(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
-    source = ('# %% [markdown] slideshow={"slide_type": "slide"}\n# # Title\n\n'
-              '# %% tags=["solution"]\nprint(1 + 1)\n\n# %%\nprint(2)\n')
+    source = (
+        '# %% [markdown] slideshow={"slide_type": "slide"}\n# # Title\n\n'
+        '# %% tags=["solution"]\nprint(1 + 1)\n\n# %%\nprint(2)\n'
+    )
     (tmp_path / "text").mkdir()
     notebooks.text("00_a").write_text(source, encoding="utf-8")
     assert notebooks.sync("00_a") and not notebooks.sync("00_a")
@@ -75,12 +93,13 @@ def test_a_notebook_runs_in_a_kernel_and_its_figures_come_out(tmp_path, monkeypa
     (tmp_path / "text").mkdir()
     notebooks.text("00_a").write_text(
         "# %%\nimport matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\n\n# %%\nprint('a')\nprint('b')\n",
-        encoding="utf-8")
+        encoding="utf-8",
+    )
     assert notebooks.run("00_a") > 0
     cells = nbformat.read(notebooks.ipynb("00_a"), as_version=4).cells
     assert cells[1].outputs[0].text == "a\nb\n"
     assert all("execution" not in cell.metadata for cell in cells)
-    picture, = notebooks.figures("00_a", tmp_path / "figures")
+    (picture,) = notebooks.figures("00_a", tmp_path / "figures")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -88,9 +107,11 @@ def test_slides_load_nothing_from_the_network():
     from tools import slides
 
     badge = "[![Open](https://colab.research.google.com/colab-badge.svg)](https://colab.research.google.com/x)"
-    cells = [new_markdown_cell(f"# Title\n{badge}\n$x_t$", metadata={"slideshow": {"slide_type": "slide"}}),
-             new_markdown_cell("Not on a slide."),
-             new_markdown_cell("Ten min.", metadata={"slideshow": {"slide_type": "notes"}})]
+    cells = [
+        new_markdown_cell(f"# Title\n{badge}\n$x_t$", metadata={"slideshow": {"slide_type": "slide"}}),
+        new_markdown_cell("Not on a slide."),
+        new_markdown_cell("Ten min.", metadata={"slideshow": {"slide_type": "notes"}}),
+    ]
     html = slides.deck(new_notebook(cells=cells), "Title")
     assert "$x_t$" in html and "lib/mathjax/MathJax.js" in html and '<aside class="notes">' in html
     assert "Not on a slide" not in html and "colab-badge" not in html and "import mermaid" not in html

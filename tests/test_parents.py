@@ -34,8 +34,9 @@ def test_the_shipped_ones_belong_together():
 
 def test_the_very_parent_is_found_wherever_it_lies(tmp_path):
     other = checkpoints.save("vae", {"w": torch.ones(2)}, {}, folder=tmp_path)
-    child = checkpoints.save("child", {"w": torch.ones(2)}, {"parents": {"vae": checkpoints.sha256(other)}},
-                             folder=tmp_path)
+    child = checkpoints.save(
+        "child", {"w": torch.ones(2)}, {"parents": {"vae": checkpoints.sha256(other)}}, folder=tmp_path
+    )
     assert checkpoints.parent_folder("child", "vae", tmp_path) == tmp_path
     recard(child, parents={"vae": checkpoints.card("vae")["sha256"]})  # one beside it, but it learned with the shipped
     assert checkpoints.parent_folder("child", "vae", tmp_path) == checkpoints.CHECKPOINT_DIR
@@ -85,8 +86,17 @@ def test_what_is_missing_or_does_not_fit_is_said_before_training(tmp_path, monke
 
 
 # ------------------------------------------------------------------ nothing is lost
-ARGS = {"name": "tiny", "all": False, "minutes": 0.1, "seed": 3, "device": None, "resume": False, "restart": False,
-        "from_shipped": False, "replace": False}  # fmt: skip
+ARGS = {
+    "name": "tiny",
+    "all": False,
+    "minutes": 0.1,
+    "seed": 3,
+    "device": None,
+    "resume": False,
+    "restart": False,
+    "from_shipped": False,
+    "replace": False,
+}
 
 
 def arguments(**changes):

@@ -173,10 +173,19 @@ def test_one_trajectory_whatever_is_predicted():
 
 def test_ddim_with_all_the_noise_is_ddpm():
     schedule = make_schedule("linear")
-    a = samplers.sample(samplers.ddim, model, noise(4), schedule, steps=100, eta=1.0, clip=False,
-                      generator=torch.Generator().manual_seed(1))  # fmt: skip
-    b = samplers.sample(samplers.ddpm, model, noise(4), schedule, steps=100, clip=False,
-                      generator=torch.Generator().manual_seed(1))  # fmt: skip
+    a = samplers.sample(
+        samplers.ddim,
+        model,
+        noise(4),
+        schedule,
+        steps=100,
+        eta=1.0,
+        clip=False,
+        generator=torch.Generator().manual_seed(1),
+    )
+    b = samplers.sample(
+        samplers.ddpm, model, noise(4), schedule, steps=100, clip=False, generator=torch.Generator().manual_seed(1)
+    )
     assert (a - b).abs().max() < 1e-3 * b.abs().max()
 
 
@@ -203,8 +212,15 @@ def test_exact_score_draws_the_mixture(sampler, options):
     """With the exact score the samplers draw the right share, mean and spread of each Gaussian."""
     schedule = make_schedule("linear")
     xT = torch.randn(4000, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = samplers.sample(getattr(samplers, sampler), mixture_eps(schedule), xT, schedule, clip=False,
-                      generator=torch.Generator().manual_seed(1), **options).flatten()  # fmt: skip
+    x = samplers.sample(
+        getattr(samplers, sampler),
+        mixture_eps(schedule),
+        xT,
+        schedule,
+        clip=False,
+        generator=torch.Generator().manual_seed(1),
+        **options,
+    ).flatten()
     right = x > 0
     assert abs(float(right.double().mean()) - 0.7) < 0.03
     assert abs(float(x[right].mean()) - 0.5) < 0.01 and abs(float(x[~right].mean()) + 0.6) < 0.01

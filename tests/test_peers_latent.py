@@ -21,10 +21,13 @@ def autoencoders(channels, latent_channels, num_blocks, groups):
 
     levels = len(channels)
     theirs = AutoencoderKL(
-        block_out_channels=channels, latent_channels=latent_channels, layers_per_block=num_blocks,
-        norm_num_groups=groups, down_block_types=["DownEncoderBlock2D"] * levels,
+        block_out_channels=channels,
+        latent_channels=latent_channels,
+        layers_per_block=num_blocks,
+        norm_num_groups=groups,
+        down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,
-    )  # fmt: skip
+    )
     ours = VAE(channels, latent_channels, num_blocks, groups)
     swap_weights(ours, randomise(theirs))
     return ours, theirs
@@ -58,10 +61,11 @@ def test_autoencoder_gradients(shape):
     ours, theirs = autoencoders(**shape)
     x = random(2, 3, 16, 16).clamp(-1, 1)
     compare(
-        ours, theirs,
+        ours,
+        theirs,
         lambda m: m(x, torch.Generator().manual_seed(3))[0],
         lambda m: m(x, sample_posterior=True, generator=torch.Generator().manual_seed(3)).sample,
-    )  # fmt: skip
+    )
 
 
 def test_extreme_variances_stay_finite():
@@ -105,9 +109,16 @@ def test_latent_unet(case):
         up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(case["attention"])],
     )  # fmt: skip  # attention_head_dim means the number of heads
     ours = LatentUNet(
-        case["in_channels"], 4, channels, case["blocks"], case["attention"], num_heads=4, groups=8, context_dim=24,
+        case["in_channels"],
+        4,
+        channels,
+        case["blocks"],
+        case["attention"],
+        num_heads=4,
+        groups=8,
+        context_dim=24,
         pool_heads=case["pool"],
-    )  # fmt: skip
+    )
     swap_weights(ours, randomise(theirs))
     x, t, context = random(2, case["in_channels"], 16, 16), torch.tensor([3, 700]), random(2, 7, 24, seed=1)
     compare(ours, theirs, lambda m: m(x, t, context), lambda m: m(x, t, context).sample)
@@ -116,8 +127,9 @@ def test_latent_unet(case):
 def test_pooled_text_reaches_every_block():
     """A word changes the step's vector when there is pooling, and does not without."""
     for pool in (2, None):
-        unet = randomise(LatentUNet(4, 4, (8, 16), 1, (False, True), num_heads=2, groups=4, context_dim=8,
-                                    pool_heads=pool))  # fmt: skip
+        unet = randomise(
+            LatentUNet(4, 4, (8, 16), 1, (False, True), num_heads=2, groups=4, context_dim=8, pool_heads=pool)
+        )
         t, words = torch.tensor([10]), [random(1, 5, 8, seed=seed) for seed in (0, 1)]
         same = torch.equal(*[unet.embed(t, added=word) for word in words])
         assert same == (pool is None)

@@ -158,15 +158,26 @@ def peft_model(rank_pattern=None, alpha_pattern=None, targets=ALL_TARGETS, **opt
     from peft import LoraConfig, get_peft_model
 
     options = {"r": 3, "lora_alpha": 5, **options}
-    config = LoraConfig(target_modules=list(targets), init_lora_weights=False, rank_pattern=rank_pattern or {},
-                        alpha_pattern=alpha_pattern or {}, **options)  # fmt: skip
+    config = LoraConfig(
+        target_modules=list(targets),
+        init_lora_weights=False,
+        rank_pattern=rank_pattern or {},
+        alpha_pattern=alpha_pattern or {},
+        **options,
+    )
     return get_peft_model(randomise(tiny()), config)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"targets": ATTENTION, "lora_alpha": 3}, {"use_rslora": True},
-    {"rank_pattern": {"to_q": 2, r"mid_block\..*conv1": 5}, "alpha_pattern": {"to_q": 7, "conv2": 1}},
-], ids=["wide", "attention", "rank-stabilised", "patterns"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"targets": ATTENTION, "lora_alpha": 3},
+        {"use_rslora": True},
+        {"rank_pattern": {"to_q": 2, r"mid_block\..*conv1": 5}, "alpha_pattern": {"to_q": 7, "conv2": 1}},
+    ],
+    ids=["wide", "attention", "rank-stabilised", "patterns"],
+)
 def test_what_peft_writes_opens_here(tmp_path, options):
     model = peft_model(**options)
     model.save_pretrained(tmp_path)
@@ -205,8 +216,13 @@ def test_what_diffusers_writes_opens_here(tmp_path, way, targets, alpha):
 def test_the_oldest_names_open_here(tmp_path):
     """attn1.processor.to_out_lora.up: what train_text_to_image_lora.py wrote in 2023."""
     state = made_up(tiny(), targets=ATTENTION)
-    old = {key.replace("to_out.0", "to_out").replace(".to_", ".processor.to_")
-           .replace(".lora_A", "_lora.down").replace(".lora_B", "_lora.up"): value for key, value in state.items()}
+    old = {
+        key.replace("to_out.0", "to_out")
+        .replace(".to_", ".processor.to_")
+        .replace(".lora_A", "_lora.down")
+        .replace(".lora_B", "_lora.up"): value
+        for key, value in state.items()
+    }
     assert "down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight" in old
     save_file(old, tmp_path / "old.safetensors")
     unet = their_unet()
@@ -220,8 +236,11 @@ def in_kohyas_hand(state, alphas):
     for i, key in enumerate(k for k in state if "lora_A" in k):
         layer = key.removesuffix(".lora_A.weight")
         name = "lora_unet_" + layer.replace(".", "_")
-        tensors |= {f"{name}.lora_down.weight": state[key], f"{name}.lora_up.weight": state[f"{layer}.lora_B.weight"],
-                    f"{name}.alpha": torch.tensor(alphas[i % len(alphas)])}  # fmt: skip
+        tensors |= {
+            f"{name}.lora_down.weight": state[key],
+            f"{name}.lora_up.weight": state[f"{layer}.lora_B.weight"],
+            f"{name}.alpha": torch.tensor(alphas[i % len(alphas)]),
+        }
         assert dotted(name.removeprefix("lora_unet_")) == layer
     return tensors
 
@@ -295,17 +314,20 @@ def test_the_course_opens_its_own_and_checks_the_digest(tmp_path):
         load_shipped_lora("bus", tmp_path)
 
 
-@pytest.mark.parametrize(("tensors", "words"), [
-    ({"text_encoder.q_proj.lora_A.weight": (2, 4)}, "text encoder too"),
-    ({"lora_te_text_model_q_proj.lora_down.weight": (2, 4)}, "text encoder too"),
-    ({"conv_in.weight": (2, 4)}, "no plain LoRA"),
-    ({"unet.to_q.lora_A.weight": (2, 4), "unet.to_q.lora_B.bias": (4,)}, "no plain LoRA"),
-    ({"unet.to_q.lora_A.weight": (2, 4), "unet.to_q.lora_magnitude_vector": (4,)}, "no plain LoRA"),
-    ({"lora_unet_to_q.hada_w1_a": (2, 4)}, "no plain LoRA"),
-    ({"unet.to_q.lora_A.weight": (2, 4)}, "every layer has"),
-    ({"unet.to_q.lora_A.weight": (2, 4), "unet.to_q.lora_B.weight": (4, 3)}, "do not fit"),
-    ({}, "no LoRA state"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"text_encoder.q_proj.lora_A.weight": (2, 4)}, "text encoder too"),
+        ({"lora_te_text_model_q_proj.lora_down.weight": (2, 4)}, "text encoder too"),
+        ({"conv_in.weight": (2, 4)}, "no plain LoRA"),
+        ({"unet.to_q.lora_A.weight": (2, 4), "unet.to_q.lora_B.bias": (4,)}, "no plain LoRA"),
+        ({"unet.to_q.lora_A.weight": (2, 4), "unet.to_q.lora_magnitude_vector": (4,)}, "no plain LoRA"),
+        ({"lora_unet_to_q.hada_w1_a": (2, 4)}, "no plain LoRA"),
+        ({"unet.to_q.lora_A.weight": (2, 4)}, "every layer has"),
+        ({"unet.to_q.lora_A.weight": (2, 4), "unet.to_q.lora_B.weight": (4, 3)}, "do not fit"),
+        ({}, "no LoRA state"),
+    ],
+)
 def test_other_files_get_one_sentence(tmp_path, tensors, words):
     save_file({key: torch.zeros(shape) for key, shape in tensors.items()}, path := tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=words) as error:

@@ -73,8 +73,11 @@ def test_ddpm(prediction, spacing, seed):
     theirs = peer("DDPMScheduler", "linear", prediction_type=KINDS[prediction], timestep_spacing=spacing)
     theirs.set_timesteps(25)
     net, xT = TinyNet(seed), noise(seed)
-    ours = list(samplers.ddpm(net, xT, make_schedule("linear"), 25, prediction, torch.Generator().manual_seed(seed),
-                              spacing=spacing))  # fmt: skip
+    ours = list(
+        samplers.ddpm(
+            net, xT, make_schedule("linear"), 25, prediction, torch.Generator().manual_seed(seed), spacing=spacing
+        )
+    )
     assert_same(ours, walk(theirs, net, xT, seed))
 
 
@@ -86,8 +89,11 @@ def test_ddim(prediction, spacing, name, eta):
     theirs = peer("DDIMScheduler", name, prediction_type=KINDS[prediction], timestep_spacing=spacing)
     theirs.set_timesteps(20)
     net, xT = TinyNet(2), noise(2)
-    ours = list(samplers.ddim(net, xT, make_schedule(name), 20, prediction, torch.Generator().manual_seed(5),
-                              spacing=spacing, eta=eta))  # fmt: skip
+    ours = list(
+        samplers.ddim(
+            net, xT, make_schedule(name), 20, prediction, torch.Generator().manual_seed(5), spacing=spacing, eta=eta
+        )
+    )
     assert_same(ours, walk(theirs, net, xT, 5, eta=eta))
 
 
@@ -109,8 +115,14 @@ def test_ddim_with_linspace(prediction):
 @pytest.mark.parametrize("spacing", samplers.SPACINGS)
 @pytest.mark.parametrize("prediction", KINDS)
 def test_dpmpp_2m(prediction, spacing, steps, seed):
-    theirs = peer("DPMSolverMultistepScheduler", algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint",
-                  prediction_type=KINDS[prediction], timestep_spacing=spacing)  # fmt: skip
+    theirs = peer(
+        "DPMSolverMultistepScheduler",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        prediction_type=KINDS[prediction],
+        timestep_spacing=spacing,
+    )
     theirs.set_timesteps(steps)
     assert samplers.solver_timesteps(steps, spacing=spacing).tolist() == theirs.timesteps.tolist()
     net, xT = TinyNet(seed), noise(seed)
@@ -122,8 +134,14 @@ def test_dpmpp_2m(prediction, spacing, steps, seed):
 @pytest.mark.parametrize("prediction", KINDS)
 def test_dpmpp_2m_clips(prediction, name):
     """Thresholding at 1 is clipping."""
-    theirs = peer("DPMSolverMultistepScheduler", name, prediction_type=KINDS[prediction], thresholding=True,
-                  sample_max_value=1.0, timestep_spacing="trailing")  # fmt: skip
+    theirs = peer(
+        "DPMSolverMultistepScheduler",
+        name,
+        prediction_type=KINDS[prediction],
+        thresholding=True,
+        sample_max_value=1.0,
+        timestep_spacing="trailing",
+    )
     theirs.set_timesteps(20)
     net, xT = TinyNet(3), noise(3)
     ours = list(samplers.dpmpp_2m(net, xT, make_schedule(name), 20, prediction))
@@ -135,8 +153,14 @@ def test_dpmpp_2m_clips(prediction, name):
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("prediction", KINDS)
 def test_invert(prediction, spacing, name, seed):
-    theirs = peer("DDIMInverseScheduler", name, prediction_type=KINDS[prediction], timestep_spacing=spacing,
-                  clip_sample=False, set_alpha_to_one=False)  # fmt: skip
+    theirs = peer(
+        "DDIMInverseScheduler",
+        name,
+        prediction_type=KINDS[prediction],
+        timestep_spacing=spacing,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
     theirs.set_timesteps(20)
     net, x0 = TinyNet(seed), noise(seed).clamp(-1, 1)
     ours = list(invert(net, x0, make_schedule(name), 20, prediction, spacing=spacing))
@@ -148,8 +172,14 @@ def test_a_seed_is_a_picture(sampler):
     """The same seed draws the same picture; DDIM and the solver draw nothing from the generator at all."""
 
     def run(seed):
-        return samplers.sample(sampler, TinyNet(0), noise(0), make_schedule("cosine"), steps=8,
-                             generator=torch.Generator().manual_seed(seed))  # fmt: skip
+        return samplers.sample(
+            sampler,
+            TinyNet(0),
+            noise(0),
+            make_schedule("cosine"),
+            steps=8,
+            generator=torch.Generator().manual_seed(seed),
+        )
 
     assert torch.equal(run(1), run(1))
     assert torch.equal(run(1), run(2)) == (sampler is not samplers.ddpm)
@@ -226,8 +256,16 @@ def test_ddpm_draws_a_mixture():
     """With the exact guess, ancestral sampling ends with the right shares and spreads."""
     schedule, centres = make_schedule("linear"), torch.tensor([[-0.6, 0.0], [0.6, 0.3], [0.0, -0.7]]).double()
     xT = noise(1, (3000, 2)).double()
-    x = samplers.sample(samplers.ddpm, mixture_x0(schedule, centres, 0.1), xT, schedule, steps=250, prediction="x0",
-                      clip=False, generator=torch.Generator().manual_seed(2))  # fmt: skip
+    x = samplers.sample(
+        samplers.ddpm,
+        mixture_x0(schedule, centres, 0.1),
+        xT,
+        schedule,
+        steps=250,
+        prediction="x0",
+        clip=False,
+        generator=torch.Generator().manual_seed(2),
+    )
     which = torch.cdist(x, centres).argmin(1)
     assert (which.bincount(minlength=3) / 3000 - 1 / 3).abs().max() < 0.03
     assert abs(float((x - centres[which]).std()) - 0.1) < 0.015  # 250 steps leave it a little too small
@@ -245,8 +283,12 @@ def test_one_trajectory_whatever_is_predicted(sampler):
 
         return answer
 
-    ends = [samplers.sample(SAMPLERS[sampler], answering(p), noise(1, (5, 2)).double(), schedule, steps=20,
-                            prediction=p, clip=False) for p in KINDS]  # fmt: skip
+    ends = [
+        samplers.sample(
+            SAMPLERS[sampler], answering(p), noise(1, (5, 2)).double(), schedule, steps=20, prediction=p, clip=False
+        )
+        for p in KINDS
+    ]
     assert torch.allclose(ends[0], ends[1], atol=1e-8) and torch.allclose(ends[0], ends[2], atol=1e-8)
 
 

@@ -25,9 +25,16 @@ def towers(seed=0):
     """Our text tower and transformers', theirs with random weights that ours has loaded strictly."""
     torch.manual_seed(seed)
     config = CLIPTextConfig(
-        vocab_size=VOCAB, hidden_size=DIM, intermediate_size=4 * DIM, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, max_position_embeddings=LENGTH, bos_token_id=0, eos_token_id=1, pad_token_id=2,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        hidden_size=DIM,
+        intermediate_size=4 * DIM,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=LENGTH,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
     theirs = TheirTextModel(config).eval()
     for weight in theirs.parameters():
         torch.nn.init.normal_(weight, std=0.3)  # no bias or norm may hide behind a zero or a one
@@ -112,8 +119,12 @@ def test_full_width_commas_case_and_spaces_do_not_matter(tokenizer):
 
 def test_captions_are_never_cut_and_common_words_are_whole(tokenizer):
     meta = load_emoji(16, styles=STYLES, split="all").meta
-    texts = [say(m, "purple", BACKGROUNDS[6], language) for m in meta for language in LANGUAGES
-             for say in (caption, sentence)]
+    texts = [
+        say(m, "purple", BACKGROUNDS[6], language)
+        for m in meta
+        for language in LANGUAGES
+        for say in (caption, sentence)
+    ]
     assert max(sum(e.attention_mask) for e in tokenizer.encode_batch(texts)) < MAX_TOKENS
     whole = [*COLORS, "butterfly", "noto", "twemoji", "fluent", "style", "night", "beach", "dog"]
     assert [w for w in whole if len(tokenizer.encode(w).ids) != 3] == []
@@ -150,10 +161,17 @@ def conditional_nets():
     """The same random conditional U-Net twice: ours and diffusers'."""
     torch.manual_seed(0)
     theirs = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16, attention_head_dim=4, norm_num_groups=8,
-    ).eval()  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    ).eval()
     ours = UNet(4, 4, (16, 32), 1, (False, True), num_heads=4, groups=8, context_dim=16).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     return ours, theirs
@@ -164,21 +182,38 @@ def test_guided_sampling_is_stable_diffusions(scale):
     ours, theirs = conditional_nets()
     schedule = make_schedule("scaled_linear")
     scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=True,
-        steps_offset=1, timestep_spacing="trailing",
-    )  # fmt: skip
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )
     scheduler.alphas_cumprod = schedule.alpha_bar.clone()
     pipeline = StableDiffusionPipeline(
-        vae=None, text_encoder=None, tokenizer=None, unet=theirs, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        unet=theirs,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
     context, negative = CONDITION["context"], CONDITION["context"].flip(0) * 0.3
     xT = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     wanted = pipeline(
-        prompt_embeds=context, negative_prompt_embeds=negative, latents=xT.clone(), guidance_scale=scale,
-        num_inference_steps=5, output_type="latent", height=64, width=64,
-    ).images  # fmt: skip
+        prompt_embeds=context,
+        negative_prompt_embeds=negative,
+        latents=xT.clone(),
+        guidance_scale=scale,
+        num_inference_steps=5,
+        output_type="latent",
+        height=64,
+        width=64,
+    ).images
     mask = torch.ones(2, 5, dtype=torch.bool)
     scale = scale if scale > 1 else 1  # the pipeline switches guidance off at 1 and below
     model = guidance.guided(ours, context, mask, scale, negative, mask)

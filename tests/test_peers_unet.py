@@ -91,11 +91,15 @@ def test_unconditional_unet(case):
     from diffusers import UNet2DModel
 
     theirs = UNet2DModel(
-        sample_size=case["size"], block_out_channels=(16, 32), layers_per_block=2, norm_num_groups=8,
-        attention_head_dim=8, num_class_embeds=case["classes"],
+        sample_size=case["size"],
+        block_out_channels=(16, 32),
+        layers_per_block=2,
+        norm_num_groups=8,
+        attention_head_dim=8,
+        num_class_embeds=case["classes"],
         down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in case["attention"]],
         up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(case["attention"])],
-    )  # fmt: skip
+    )
     randomise(theirs)
     ours = UNet(channels=(16, 32), attention=case["attention"], groups=8, head_dim=8, num_classes=case["classes"])
     swap_weights(ours, theirs)
@@ -117,19 +121,32 @@ def test_conditional_unet(case):
 
     channels = (16, 32, 32)[: len(case["attention"])]
     theirs = UNet2DConditionModel(
-        in_channels=4, out_channels=4, block_out_channels=channels, layers_per_block=2, norm_num_groups=8,
-        attention_head_dim=2, cross_attention_dim=20, num_class_embeds=case["classes"],
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=channels,
+        layers_per_block=2,
+        norm_num_groups=8,
+        attention_head_dim=2,
+        cross_attention_dim=20,
+        num_class_embeds=case["classes"],
         down_block_types=["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in case["attention"]],
         up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(case["attention"])],
         addition_embed_type="image" if case["added"] else None,
         encoder_hid_dim=case["added"],
-    )  # fmt: skip
+    )
     theirs.encoder_hid_proj = None  # the extra vector goes to the step alone, not to the context
     randomise(theirs)
     ours = UNet(
-        4, 4, channels, attention=case["attention"], num_heads=2, groups=8, context_dim=20,
-        num_classes=case["classes"], added_dim=case["added"],
-    )  # fmt: skip
+        4,
+        4,
+        channels,
+        attention=case["attention"],
+        num_heads=2,
+        groups=8,
+        context_dim=20,
+        num_classes=case["classes"],
+        added_dim=case["added"],
+    )
     swap_weights(ours, theirs)
     x, t = torch.randn(2, 4, case["size"], case["size"]), torch.tensor([3, 700])
     context = torch.randn(2, 7, 20)
@@ -137,13 +154,20 @@ def test_conditional_unet(case):
     labels = None if case["classes"] is None else torch.tensor([0, 3])
     added = None if case["added"] is None else torch.randn(2, case["added"])
     compare(
-        ours, theirs,
+        ours,
+        theirs,
         lambda m: m(x, t, context, mask, labels, added),
-        lambda m: m(
-            x, t, context, class_labels=labels, encoder_attention_mask=mask,
-            added_cond_kwargs=None if added is None else {"image_embeds": added},
-        ).sample,
-    )  # fmt: skip
+        lambda m: (
+            m(
+                x,
+                t,
+                context,
+                class_labels=labels,
+                encoder_attention_mask=mask,
+                added_cond_kwargs=None if added is None else {"image_embeds": added},
+            ).sample
+        ),
+    )
 
 
 def test_sizes_of_the_papers():

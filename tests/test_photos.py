@@ -1,4 +1,5 @@
 """A learner's folder: photos of many kinds become squares, everything else is named with its reason, nothing hangs."""
+
 import io
 import os
 import struct
@@ -25,9 +26,10 @@ def scene(width=120, height=90):
 def is_scene(square, tolerance=14):
     """Whether a square shows that scene upright, in its colours."""
     n = len(square)
-    spots = {(.6, .25): LEFT, (.6, .75): RIGHT, (.1, .5): TOP}
-    return all(np.abs(square[int(y * n), int(x * n)].astype(int) - color).max() <= tolerance
-               for (y, x), color in spots.items())
+    spots = {(0.6, 0.25): LEFT, (0.6, 0.75): RIGHT, (0.1, 0.5): TOP}
+    return all(
+        np.abs(square[int(y * n), int(x * n)].astype(int) - color).max() <= tolerance for (y, x), color in spots.items()
+    )
 
 
 def encoded(picture, form, **options):
@@ -90,8 +92,9 @@ GOOD = {
     "portrait.png": lambda: encoded(scene(90, 120), "PNG"),
     "large.jpg": lambda: encoded(scene(3000, 2250), "JPEG"),
     "interlaced and opaque.png": lambda: encoded(scene().convert("RGBA"), "PNG"),
-    "two in one, as phones write them.jpg": lambda: encoded(scene(), "MPO", save_all=True, quality=95,
-                                                            append_images=[Image.new("RGB", (120, 90))]),
+    "two in one, as phones write them.jpg": lambda: encoded(
+        scene(), "MPO", save_all=True, quality=95, append_images=[Image.new("RGB", (120, 90))]
+    ),
     "turned 90.jpg": lambda: turned(6, Image.Transpose.ROTATE_90),
     "turned 180.jpg": lambda: turned(3, Image.Transpose.ROTATE_180),
     "turned 270.jpg": lambda: turned(8, Image.Transpose.ROTATE_270),
@@ -122,10 +125,15 @@ def palette_with_hole():
     return encoded(picture, "PNG")
 
 
-@pytest.mark.parametrize(("name", "make"), [
-    ("rgba.png", lambda: encoded(transparent(), "PNG")), ("palette.png", palette_with_hole),
-    ("rgba.webp", lambda: encoded(transparent(), "WEBP", lossless=True)),
-    ("grey.png", lambda: encoded(transparent().convert("LA"), "PNG"))])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("rgba.png", lambda: encoded(transparent(), "PNG")),
+        ("palette.png", palette_with_hole),
+        ("rgba.webp", lambda: encoded(transparent(), "WEBP", lossless=True)),
+        ("grey.png", lambda: encoded(transparent().convert("LA"), "PNG")),
+    ],
+)
 def test_what_is_transparent_becomes_white(tmp_path, name, make):
     (tmp_path / name).write_bytes(make())
     square = load_photos(tmp_path).pictures[0]
@@ -216,17 +224,21 @@ def test_strange_things_among_the_files(folder):
         (folder / hidden).write_bytes(b"of the system")
     found = load_photos(folder)
     assert found.names == ("good.jpg",)
-    assert dict(found.skipped) == {"sub": "a folder: only the files beside it are read",
-                                   "gone.jpg": "not a file, or a link to one that is gone",
-                                   "pipe.jpg": "not a file, or a link to one that is gone"}
+    assert dict(found.skipped) == {
+        "sub": "a folder: only the files beside it are read",
+        "gone.jpg": "not a file, or a link to one that is gone",
+        "pipe.jpg": "not a file, or a link to one that is gone",
+    }
 
 
 def test_the_same_bytes_count_once(folder):
     for name in ("good (1).jpg", "zzz.png"):
         (folder / name).write_bytes((folder / "good.jpg").read_bytes())
     assert load_photos(folder).names == ("good (1).jpg",)
-    assert reasons(folder) == {"good.jpg": "the same picture as good (1).jpg",
-                               "zzz.png": "the same picture as good (1).jpg"}
+    assert reasons(folder) == {
+        "good.jpg": "the same picture as good (1).jpg",
+        "zzz.png": "the same picture as good (1).jpg",
+    }
 
 
 def test_a_large_file_is_not_even_read(folder):
@@ -272,19 +284,22 @@ def test_order_and_bytes_are_the_same_each_time(tmp_path):
     assert (first.pictures == second.pictures).all()
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda p: p / "nowhere", ("there is no folder", "nowhere", "name the one that holds your photos")),
-    (lambda p: p / "good.jpg", ("good.jpg is a file", "name the folder")),
-    (lambda p: (p / "new").mkdir() or p / "new", ("is empty", "put about a dozen JPEG, PNG or WebP photos")),
-    (lambda p: None, ("by its path", "not None")),
-    (lambda p: 3, ("by its path", "not 3")),
-    (lambda p: "", ("by its path", "not ''")),
-    (lambda p: " ", ("by its path",)),
-    (lambda p: ["a.jpg"], ("by its path", "['a.jpg']")),
-    (lambda p: "zero\0byte", ("there is no folder", "zero?byte")),
-    (lambda p: "x" * 5000, ("there is no folder",)),
-    (lambda p: "~nobody-of-that-name/photos", ("there is no folder ~nobody",)),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p / "nowhere", ("there is no folder", "nowhere", "name the one that holds your photos")),
+        (lambda p: p / "good.jpg", ("good.jpg is a file", "name the folder")),
+        (lambda p: (p / "new").mkdir() or p / "new", ("is empty", "put about a dozen JPEG, PNG or WebP photos")),
+        (lambda p: None, ("by its path", "not None")),
+        (lambda p: 3, ("by its path", "not 3")),
+        (lambda p: "", ("by its path", "not ''")),
+        (lambda p: " ", ("by its path",)),
+        (lambda p: ["a.jpg"], ("by its path", "['a.jpg']")),
+        (lambda p: "zero\0byte", ("there is no folder", "zero?byte")),
+        (lambda p: "x" * 5000, ("there is no folder",)),
+        (lambda p: "~nobody-of-that-name/photos", ("there is no folder ~nobody",)),
+    ],
+)
 def test_a_wrong_folder_is_one_sentence(folder, make, words):
     with pytest.raises(InputError) as error:
         load_photos(make(folder))
@@ -309,8 +324,9 @@ def test_no_usable_picture_names_the_reasons(tmp_path):
     (tmp_path / "b.heic").write_bytes(heic(b"heic"))
     with pytest.raises(InputError) as error:
         load_photos(tmp_path)
-    assert str(error.value).endswith("can be used: a.txt (not a JPEG, PNG or WebP picture), "
-                                     "b.heic (HEIC: save it as JPEG)")
+    assert str(error.value).endswith(
+        "can be used: a.txt (not a JPEG, PNG or WebP picture), b.heic (HEIC: save it as JPEG)"
+    )
 
 
 def test_a_whole_collection_is_refused(tmp_path):
@@ -332,8 +348,12 @@ def test_a_folder_that_may_not_be_listed(folder, monkeypatch):
 def test_random_damage_never_gets_through(tmp_path):
     """Bytes altered at random: a picture or a reason each time, and no other error."""
     rng = np.random.default_rng(0)
-    whole = [encoded(noise(), "JPEG"), encoded(noise(), "PNG"), encoded(noise(), "WEBP"),
-             turned(6, Image.Transpose.ROTATE_90)]
+    whole = [
+        encoded(noise(), "JPEG"),
+        encoded(noise(), "PNG"),
+        encoded(noise(), "WEBP"),
+        turned(6, Image.Transpose.ROTATE_90),
+    ]
     (tmp_path / "good.png").write_bytes(encoded(scene(), "PNG"))
     for i in range(120):
         content = bytearray(whole[i % 4])

@@ -1,4 +1,5 @@
 """Figures are what they say: right panels, labels and colours, one look, and Chinese without empty boxes."""
+
 import io
 import logging
 import warnings
@@ -33,13 +34,23 @@ def words(figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
 
 
-@pytest.mark.parametrize(("pictures", "count"), [
-    (torch.zeros(3, 16, 16), 1), (torch.zeros(5, 3, 16, 16), 5), (np.zeros((16, 16, 3), np.uint8), 1),
-    (np.zeros((5, 16, 16, 3), np.uint8), 5), (np.zeros((5, 16, 16, 4), np.uint8), 5), (torch.zeros(16, 16), 1),
-    (torch.zeros(5, 16, 16), 5), (torch.zeros(2, 1, 8, 8), 2), ([torch.zeros(3, 8, 8), torch.zeros(3, 64, 64)], 2),
-    (torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16), 2), (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), 2),
-    (torch.zeros(2, 3, 8, 8, requires_grad=True), 2),
-])
+@pytest.mark.parametrize(
+    ("pictures", "count"),
+    [
+        (torch.zeros(3, 16, 16), 1),
+        (torch.zeros(5, 3, 16, 16), 5),
+        (np.zeros((16, 16, 3), np.uint8), 1),
+        (np.zeros((5, 16, 16, 3), np.uint8), 5),
+        (np.zeros((5, 16, 16, 4), np.uint8), 5),
+        (torch.zeros(16, 16), 1),
+        (torch.zeros(5, 16, 16), 5),
+        (torch.zeros(2, 1, 8, 8), 2),
+        ([torch.zeros(3, 8, 8), torch.zeros(3, 64, 64)], 2),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.bfloat16), 2),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), 2),
+        (torch.zeros(2, 3, 8, 8, requires_grad=True), 2),
+    ],
+)
 def test_pictures_of_every_kind_become_rgb(pictures, count):
     arrays = plotting.to_pictures(pictures)
     assert len(arrays) == count
@@ -61,8 +72,13 @@ def test_other_shapes_get_a_sentence(pictures):
 
 
 def test_show_pictures_lays_out_a_labelled_grid():
-    figure = plotting.show_pictures(torch.zeros(12, 3, 16, 16), columns=4, title="Grid", row_labels=["a", "b", "c"],
-                                    column_labels=["1", "2", "3", "4"])
+    figure = plotting.show_pictures(
+        torch.zeros(12, 3, 16, 16),
+        columns=4,
+        title="Grid",
+        row_labels=["a", "b", "c"],
+        column_labels=["1", "2", "3", "4"],
+    )
     assert len(figure.axes) == 12
     assert not any(ax.axison for ax in figure.axes)  # no pixel ticks
     assert {"Grid", "a", "b", "c", "1", "4"} <= set(words(figure).split("\n"))
@@ -70,8 +86,11 @@ def test_show_pictures_lays_out_a_labelled_grid():
 
 
 def test_show_rows_fills_up_short_rows():
-    figure = plotting.show_rows({"noisy": torch.zeros(4, 3, 8, 8), "clean": torch.zeros(1, 3, 8, 8)},
-                                column_labels=[f"t = {t}" for t in (999, 500, 100, 0)], title="Strip")
+    figure = plotting.show_rows(
+        {"noisy": torch.zeros(4, 3, 8, 8), "clean": torch.zeros(1, 3, 8, 8)},
+        column_labels=[f"t = {t}" for t in (999, 500, 100, 0)],
+        title="Strip",
+    )
     assert len(figure.axes) == 8
     assert sum(len(ax.images) for ax in figure.axes) == 5
     assert "t = 999" in words(figure)
@@ -99,8 +118,13 @@ def test_wrap_breaks_english_at_words_and_chinese_anywhere():
 
 
 def test_lines_are_named_at_their_ends_and_do_not_touch():
-    figure = plotting.plot_lines(range(5), {"a": ([0, 1, 2, 3, 4.0], plotting.DATA), "b": [0, 1, 2, 3, 4.01],
-                                            "c": (torch.ones(5), plotting.NOISE, "--")}, "step", "value", "Title")
+    figure = plotting.plot_lines(
+        range(5),
+        {"a": ([0, 1, 2, 3, 4.0], plotting.DATA), "b": [0, 1, 2, 3, 4.01], "c": (torch.ones(5), plotting.NOISE, "--")},
+        "step",
+        "value",
+        "Title",
+    )
     axes = figure.axes[0]
     figure.canvas.draw()
     boxes = [t.get_window_extent() for t in axes.texts]

@@ -3,6 +3,7 @@
 Compared as syntax trees, so comments, docstrings and line breaks are free. A cell marked `# @equivalent PATH` may
 differ in how it computes; then the library defines the same names, and a numeric test holds the two together.
 """
+
 import ast
 import re
 from pathlib import Path
@@ -86,7 +87,7 @@ class Net(torch.nn.Module):
 
 
 def test_comments_docstrings_and_layout_are_free():
-    cell = '''# @save course_utils/x.py
+    cell = """# @save course_utils/x.py
 import torch
 SCALE = 127.5
 def to_pixels(x0):
@@ -97,14 +98,20 @@ def to_pixels(x0):
 class Net(torch.nn.Module):
     def forward(self, x):
         return self.conv(x)   # (B, C, H, W)
-'''
+"""
     assert differences(cell, LIBRARY) == []
 
 
-@pytest.mark.parametrize(("old", "new", "name"), [
-    ("x0 + 1", "x0 + 2", "to_pixels"), ("127.5", "128.0", "SCALE"), ("self.conv(x)", "self.conv(x + 0)", "Net"),
-    ("def to_pixels(x0)", "def to_pixels(x0=None)", "to_pixels"), ("def to_pixels", "def to_pixel", "to_pixel"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("x0 + 1", "x0 + 2", "to_pixels"),
+        ("127.5", "128.0", "SCALE"),
+        ("self.conv(x)", "self.conv(x + 0)", "Net"),
+        ("def to_pixels(x0)", "def to_pixels(x0=None)", "to_pixels"),
+        ("def to_pixels", "def to_pixel", "to_pixel"),
+    ],
+)
 def test_a_change_is_caught(old, new, name):
     changed = LIBRARY.replace(old, new)
     assert changed != LIBRARY and differences(changed, LIBRARY) == [name]

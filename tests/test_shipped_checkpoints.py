@@ -11,8 +11,19 @@ from course_utils.interop.lora_files import load_shipped_lora
 from course_utils.recipes import noise_predictor
 from course_utils.recipes.catalog import recipes
 
-CARD = {"name", "sha256", "git_commit", "parameters", "recipe", "steps", "pictures", "seed", "minutes", "hardware",
-        "metrics"}  # fmt: skip
+CARD = {
+    "name",
+    "sha256",
+    "git_commit",
+    "parameters",
+    "recipe",
+    "steps",
+    "pictures",
+    "seed",
+    "minutes",
+    "hardware",
+    "metrics",
+}
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -44,11 +55,16 @@ def test_noise_predictor_opens_in_diffusers():
 
     ours = checkpoints.load("noise-predictor", noise_predictor.model())
     theirs = UNet2DModel(
-        sample_size=16, in_channels=12, out_channels=12, block_out_channels=(32, 64, 128), layers_per_block=1,
-        norm_num_groups=8, attention_head_dim=32,
+        sample_size=16,
+        in_channels=12,
+        out_channels=12,
+        block_out_channels=(32, 64, 128),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=32,
         down_block_types=["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
         up_block_types=["AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-    )  # fmt: skip
+    )
     theirs.load_state_dict(ours.unet.state_dict(), strict=True)
     xt, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([100, 900])
     with torch.inference_mode():

@@ -27,9 +27,7 @@ def random(*shape, seed=0):
 def tiny_system(in_channels=4, **walk):
     """The three modules with few, random weights, as `StableDiffusion` joins them."""
     text = CLIPTextModel(VOCAB_SIZE, MAX_TOKENS, 32, num_layers=2, num_heads=4)
-    unet = LatentUNet(
-        in_channels, 4, (16, 32), 1, (False, True), num_heads=2, groups=8, context_dim=32, pool_heads=4
-    )  # fmt: skip
+    unet = LatentUNet(in_channels, 4, (16, 32), 1, (False, True), num_heads=2, groups=8, context_dim=32, pool_heads=4)
     vae = VAE((8, 8, 16), groups=4)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -58,11 +56,14 @@ def make_pipeline(system, kind="", name="cosine", solver="DPMSolverMultistepSche
     ends = {"beta_start": 0.00085, "beta_end": 0.012} if name == "scaled_linear" else {}
     parts["scheduler"] = exact(
         getattr(diffusers, solver)(
-            beta_schedule=NAMES[name], prediction_type=KINDS[system.prediction], steps_offset=1, **ends,
+            beta_schedule=NAMES[name],
+            prediction_type=KINDS[system.prediction],
+            steps_offset=1,
+            **ends,
             **{"timestep_spacing": "trailing", **options},
         ),
         system.schedule,
-    )  # fmt: skip
+    )
     pipeline = getattr(diffusers, f"StableDiffusion{kind}Pipeline")(**parts, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -76,9 +77,7 @@ def run(pipeline, **options):
         latents.append(tensors["latents"].clone())
         return {}
 
-    pictures = pipeline(
-        num_inference_steps=STEPS, output_type="pt", callback_on_step_end=keep, **options
-    ).images  # fmt: skip
+    pictures = pipeline(num_inference_steps=STEPS, output_type="pt", callback_on_step_end=keep, **options).images
     return latents, 2 * pictures - 1
 
 
@@ -120,13 +119,19 @@ SOLVERS = {ddim: "DDIMScheduler", dpmpp_2m: "DPMSolverMultistepScheduler"}
 @pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)
 def test_txt2img(walk, guidance, negative):
     sampler, name, prediction, spacing = walk
-    system = tiny_system(schedule=make_schedule(name), prediction=prediction, spacing=spacing,
-                         offset=int(spacing == "leading"))  # fmt: skip
+    system = tiny_system(
+        schedule=make_schedule(name), prediction=prediction, spacing=spacing, offset=int(spacing == "leading")
+    )
     zT, options = random(2, 4, 8, 8, seed=1), {}
     if (sampler, spacing) == (ddim, "leading"):  # DDIM visits one step more at the end than a solver does
         options["spacing"] = timesteps(STEPS, 1000, "leading", offset=1)
-    theirs = run(make_pipeline(system, "", name, SOLVERS[sampler], timestep_spacing=spacing), prompt=PROMPTS,
-                 latents=zT.clone(), guidance_scale=guidance, negative_prompt=negative and [negative] * 2)  # fmt: skip
+    theirs = run(
+        make_pipeline(system, "", name, SOLVERS[sampler], timestep_spacing=spacing),
+        prompt=PROMPTS,
+        latents=zT.clone(),
+        guidance_scale=guidance,
+        negative_prompt=negative and [negative] * 2,
+    )
     ours = system.txt2img(zT, PROMPTS, STEPS, guidance, negative, sampler=sampler, **options)
     assert_same(system, ours, theirs)
 
@@ -143,14 +148,21 @@ def test_default_negative_prompt_is_the_empty_one():
 @pytest.mark.parametrize("walk", ["DPM-Solver++ v trailing", "DPM-Solver++ eps leading + 1", "DDIM v trailing"])
 def test_img2img(walk, strength):
     sampler, name, prediction, spacing = WALKS[walk]
-    system = tiny_system(schedule=make_schedule(name), prediction=prediction, spacing=spacing,
-                         offset=int(spacing == "leading"))  # fmt: skip
+    system = tiny_system(
+        schedule=make_schedule(name), prediction=prediction, spacing=spacing, offset=int(spacing == "leading")
+    )
     pictures = random(2, 3, SIDE, SIDE, seed=2).sigmoid()
-    theirs = run(make_pipeline(system, "Img2Img", name, SOLVERS[sampler], timestep_spacing=spacing), prompt=PROMPTS,
-                 image=pictures, strength=strength, guidance_scale=3.0,
-                 generator=torch.Generator().manual_seed(5))  # fmt: skip
-    ours = system.img2img(2 * pictures - 1, PROMPTS, strength, STEPS, torch.Generator().manual_seed(5), guidance=3.0,
-                          sampler=sampler)  # fmt: skip
+    theirs = run(
+        make_pipeline(system, "Img2Img", name, SOLVERS[sampler], timestep_spacing=spacing),
+        prompt=PROMPTS,
+        image=pictures,
+        strength=strength,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(5),
+    )
+    ours = system.img2img(
+        2 * pictures - 1, PROMPTS, strength, STEPS, torch.Generator().manual_seed(5), guidance=3.0, sampler=sampler
+    )
     assert_same(system, ours, theirs)
 
 
@@ -177,14 +189,30 @@ def hole():
 @pytest.mark.parametrize("in_channels", [4, 9])
 def test_inpaint(in_channels, walk, guidance):
     sampler, name, prediction, spacing = WALKS[walk]
-    system = tiny_system(in_channels, schedule=make_schedule(name), prediction=prediction, spacing=spacing,
-                         offset=int(spacing == "leading"))  # fmt: skip
+    system = tiny_system(
+        in_channels,
+        schedule=make_schedule(name),
+        prediction=prediction,
+        spacing=spacing,
+        offset=int(spacing == "leading"),
+    )
     pictures, mask, zT = random(2, 3, SIDE, SIDE, seed=2).sigmoid(), hole(), random(2, 4, 8, 8, seed=3)
     pipeline = make_pipeline(system, "Inpaint", name, SOLVERS[sampler], timestep_spacing=spacing)
-    theirs = run(pipeline, prompt=PROMPTS, image=pictures, mask_image=mask, strength=1.0, guidance_scale=guidance,
-                 latents=zT.clone(), height=SIDE, width=SIDE, generator=torch.Generator().manual_seed(5))  # fmt: skip
-    ours = system.inpaint(zT, 2 * pictures - 1, mask, PROMPTS, STEPS, torch.Generator().manual_seed(5),
-                          guidance=guidance, sampler=sampler)  # fmt: skip
+    theirs = run(
+        pipeline,
+        prompt=PROMPTS,
+        image=pictures,
+        mask_image=mask,
+        strength=1.0,
+        guidance_scale=guidance,
+        latents=zT.clone(),
+        height=SIDE,
+        width=SIDE,
+        generator=torch.Generator().manual_seed(5),
+    )
+    ours = system.inpaint(
+        zT, 2 * pictures - 1, mask, PROMPTS, STEPS, torch.Generator().manual_seed(5), guidance=guidance, sampler=sampler
+    )
     assert_same(system, ours, theirs)
 
 

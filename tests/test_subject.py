@@ -1,4 +1,5 @@
 """XP7 is one car in twenty different pictures, unmistakable, truly captioned, and drawn by the script beside it."""
+
 import json
 import os
 import re
@@ -31,8 +32,11 @@ def masks():
     found, paintings = [], []
     for picture, meta in zip(everything(256).pictures, everything().meta, strict=True):
         plain = meta["background"] in PLAIN
-        behind = (np.full((1, 256, 256, 3), PLAIN[meta["background"]][0], np.uint8) if plain
-                  else load_scenes(256)[meta["background"]])
+        behind = (
+            np.full((1, 256, 256, 3), PLAIN[meta["background"]][0], np.uint8)
+            if plain
+            else load_scenes(256)[meta["background"]]
+        )
         different = (behind != picture).any(axis=-1)
         painting = int(different.sum(axis=(1, 2)).argmin())
         found.append(different[painting])
@@ -70,8 +74,14 @@ def test_the_file():
 def test_captions_name_the_background():
     for meta in everything().meta:
         background = meta["background"]
-        assert background in BACKGROUNDS and set(meta) == {"id", "split", "pose", "background", "caption_en",
-                                                           "caption_zh"}
+        assert background in BACKGROUNDS and set(meta) == {
+            "id",
+            "split",
+            "pose",
+            "background",
+            "caption_en",
+            "caption_zh",
+        }
         if background in SCENES:
             expected = f"XP7 car, {background}", f"XP7汽车，{SCENES[background]}"
         else:
@@ -79,8 +89,11 @@ def test_captions_name_the_background():
         assert (meta["caption_en"], meta["caption_zh"]) == expected
     assert "XP7 car, blue sky and grass" in load_xp7().captions()
     assert "XP7汽车，蓝天，草地" in load_xp7().captions("zh")
-    assert not any(word in caption for caption in everything().captions("zh") for word in
-                   ("风格", *(f"{color}的" for color in WORDS_ZH.values())))
+    assert not any(
+        word in caption
+        for caption in everything().captions("zh")
+        for word in ("风格", *(f"{color}的" for color in WORDS_ZH.values()))
+    )
 
 
 def test_poses_and_backgrounds_vary():
@@ -100,8 +113,8 @@ def test_the_car_fills_the_frame_and_stays_in_it():
         columns, rows = (np.flatnonzero(car.any(axis=axis)) for axis in (0, 1))
         assert columns[0] > 0 and columns[-1] < 255 and rows[0] > 0 and rows[-1] < 255, "nothing is cut off"
         widths.append((columns[-1] - columns[0] + 1) / 256)
-        assert .3 < (rows[-1] - rows[0] + 1) / 256 < .65 and car.mean() > .2
-    assert .8 < min(widths) < .86 and .93 < max(widths) < .97 and len({round(w, 2) for w in widths}) > 6
+        assert 0.3 < (rows[-1] - rows[0] + 1) / 256 < 0.65 and car.mean() > 0.2
+    assert 0.8 < min(widths) < 0.86 and 0.93 < max(widths) < 0.97 and len({round(w, 2) for w in widths}) > 6
 
 
 def test_unseen_pictures_are_other_pictures():
@@ -116,28 +129,55 @@ def test_unseen_pictures_are_other_pictures():
 def paints(rgb):
     """The shares of teal, of orange and of white among pixels, uint8 (n, 3)."""
     hue, saturation, value = _hsv(rgb)
-    strong = (saturation > .5) & (value > .4)
-    return [float(share.mean()) for share in (strong & (np.abs(hue - 2.9) < .2), strong & (np.abs(hue - .45) < .2),
-                                              (saturation < .08) & (value > .93))]
+    strong = (saturation > 0.5) & (value > 0.4)
+    return [
+        float(share.mean())
+        for share in (
+            strong & (np.abs(hue - 2.9) < 0.2),
+            strong & (np.abs(hue - 0.45) < 0.2),
+            (saturation < 0.08) & (value > 0.93),
+        )
+    ]
 
 
 def test_it_is_one_car_by_its_colours():
     cars, _ = masks()
     for picture, car in zip(everything(256).pictures, cars, strict=True):
         teal, orange, _ = paints(picture[car])
-        assert teal > .25 and .04 < orange < .25, (teal, orange)
+        assert teal > 0.25 and 0.04 < orange < 0.25, (teal, orange)
 
 
-CARS = {"automobile", "oncoming automobile", "taxi", "oncoming taxi", "police car", "oncoming police car", "racing car",
-        "sport utility vehicle", "pickup truck", "minibus", "bus", "oncoming bus", "trolleybus", "ambulance",
-        "fire engine", "delivery truck", "articulated lorry", "tractor", "auto rickshaw"}
+CARS = {
+    "automobile",
+    "oncoming automobile",
+    "taxi",
+    "oncoming taxi",
+    "police car",
+    "oncoming police car",
+    "racing car",
+    "sport utility vehicle",
+    "pickup truck",
+    "minibus",
+    "bus",
+    "oncoming bus",
+    "trolleybus",
+    "ambulance",
+    "fire engine",
+    "delivery truck",
+    "articulated lorry",
+    "tractor",
+    "auto rickshaw",
+}
 
 
 def test_no_car_of_the_emoji_looks_like_it():
     cars = load_emoji(64, styles=STYLES, split="all").select(lambda meta: meta["concept"] in CARS)
     assert set(cars.column("concept")) == CARS and set(cars.column("style")) == set(STYLES)
-    alike = [meta["concept"] for meta, rgba in zip(cars.meta, cars.rgba, strict=True)
-             if (shares := paints(rgba[rgba[..., 3] > 200][:, :3]))[0] > .15 and shares[1] > .02]
+    alike = [
+        meta["concept"]
+        for meta, rgba in zip(cars.meta, cars.rgba, strict=True)
+        if (shares := paints(rgba[rgba[..., 3] > 200][:, :3]))[0] > 0.15 and shares[1] > 0.02
+    ]
     assert alike == []
 
 
@@ -145,8 +185,9 @@ def test_the_evaluator_sees_the_backgrounds():
     """The pictures lie in the world that the models know."""
     with torch.inference_mode():
         said = load_evaluator()(to_tensor(everything().pictures)).background.argmax(1)
-    right = [class_names()["background"][i] == meta["background"] for i, meta in zip(said, everything().meta,
-                                                                                    strict=True)]
+    right = [
+        class_names()["background"][i] == meta["background"] for i, meta in zip(said, everything().meta, strict=True)
+    ]
     assert sum(right) >= 17, right
 
 
@@ -165,15 +206,18 @@ def test_every_caller_gets_pictures_of_their_own():
     assert load_xp7().pictures.mean() > 50
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: load_xp7("test"), "Unknown split 'test': choose from train, unseen, all."),
-    (lambda: load_xp7(64), "Unknown split 64"),
-    (lambda: load_xp7(["train"]), "Unknown split ['train']"),
-    (lambda: load_xp7(size=100), "Unknown size 100: choose from 16, 24, 32, 48, 64, 128, 256."),
-    (lambda: load_xp7(size="64"), "Unknown size '64'"),
-    (lambda: load_xp7(size=[64]), "Unknown size [64]"),
-    (lambda: load_xp7().captions("fr"), "Unknown language 'fr': choose from en, zh."),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: load_xp7("test"), "Unknown split 'test': choose from train, unseen, all."),
+        (lambda: load_xp7(64), "Unknown split 64"),
+        (lambda: load_xp7(["train"]), "Unknown split ['train']"),
+        (lambda: load_xp7(size=100), "Unknown size 100: choose from 16, 24, 32, 48, 64, 128, 256."),
+        (lambda: load_xp7(size="64"), "Unknown size '64'"),
+        (lambda: load_xp7(size=[64]), "Unknown size [64]"),
+        (lambda: load_xp7().captions("fr"), "Unknown language 'fr': choose from en, zh."),
+    ],
+)
 def test_bad_requests_get_one_sentence(call, words):
     with pytest.raises(DataError) as error:
         call()
@@ -206,10 +250,15 @@ np.savez_compressed(sys.argv[1], pictures=pictures, rows=json.dumps(rows))
 def test_the_script_draws_the_same_pictures_again(tmp_path):
     pytest.importorskip("resvg_py", reason="resvg_py draws the data; the course itself never needs it")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    made = subprocess.run([sys.executable, "-c", REBUILD, str(tmp_path / "made.npz")], capture_output=True, text=True,
-                          cwd=DATA_DIR / "build", env=environment)
+    made = subprocess.run(
+        [sys.executable, "-c", REBUILD, str(tmp_path / "made.npz")],
+        capture_output=True,
+        text=True,
+        cwd=DATA_DIR / "build",
+        env=environment,
+    )
     assert made.returncode == 0, made.stderr
     with np.load(tmp_path / "made.npz") as again:
         assert json.loads(str(again["rows"])) == [{**meta, "size": 256} for meta in everything().meta]
         difference = np.abs(again["pictures"].astype(int) - everything(256).pictures)
-    assert difference.mean() < .02, "another processor may round a few pixels differently"
+    assert difference.mean() < 0.02, "another processor may round a few pixels differently"

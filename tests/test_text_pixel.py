@@ -18,8 +18,22 @@ from course_utils.systems.text_pixel import SCHEDULE, SIZE, TextPixel, tokenize
 QUICK = {"system": "text-pixel", "steps": 1, "count": 1, "device": "cpu"}
 
 
-@pytest.mark.parametrize("prompt", ["🦋", "🦋🌈🔥", "قطة سوداء", "1234", "!?", "x" * 1000, "cat\x00dog\n\tbird",
-                                    "<|endoftext|>", "A VERY LOUD CAT", " café ", "蝴蝶" * 300])  # fmt: skip
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "🦋",
+        "🦋🌈🔥",
+        "قطة سوداء",
+        "1234",
+        "!?",
+        "x" * 1000,
+        "cat\x00dog\n\tbird",
+        "<|endoftext|>",
+        "A VERY LOUD CAT",
+        " café ",
+        "蝴蝶" * 300,
+    ],
+)
 def test_any_text_is_drawn(prompt):
     picture = draw_pictures(prompt=prompt, **QUICK)
     assert picture.shape == (1, 32, 32, 3) and picture.dtype == np.uint8

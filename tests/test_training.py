@@ -30,10 +30,15 @@ def tiny_batch(generator, n):
 def tiny(name="tiny", **options):
     """A whole recipe at the smallest size."""
     return Recipe(
-        name, "discs", lambda: UNet(1, 1, (8,), 1, (False,), mid_attention=False, groups=4), tiny_batch,
+        name,
+        "discs",
+        lambda: UNet(1, 1, (8,), 1, (False,), mid_attention=False, groups=4),
+        tiny_batch,
         lambda model, batch, generator: diffusion_loss(model, batch["x0"], SCHEDULE, "x0", generator),
-        batch_size=8, lr=2e-3, **options,
-    )  # fmt: skip
+        batch_size=8,
+        lr=2e-3,
+        **options,
+    )
 
 
 def train_until(step, recipe, minutes=1, **options):

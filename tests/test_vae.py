@@ -106,8 +106,9 @@ def test_a_step_of_the_recipe_reaches_every_weight(recipe, network):
 def test_the_loss_of_a_good_autoencoder_is_smaller_than_that_of_a_new_one():
     batch = vae.batch(torch.Generator().manual_seed(3), 4)
     with torch.no_grad():
-        good, new = (float(vae.loss(network, batch, torch.Generator().manual_seed(1)))
-                     for network in (shipped(), vae.model()))
+        good, new = (
+            float(vae.loss(network, batch, torch.Generator().manual_seed(1))) for network in (shipped(), vae.model())
+        )
     assert good < 0.15 and good < new / 3
 
 

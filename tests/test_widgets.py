@@ -1,4 +1,5 @@
 """Widgets stand on pure functions: without a front-end the figure is there, with one it is redrawn in place."""
+
 from types import SimpleNamespace
 
 import matplotlib
@@ -34,7 +35,13 @@ def front_end(monkeypatch):
 
 def test_start_values():
     assert [widgets.initial_value(c) for c in ((1, 3), (0.0, 1.0), (0, 100, 10), ["a", "b"], {"x": 7}, True)] == [
-        2, 0.5, 50, "a", 7, True]
+        2,
+        0.5,
+        50,
+        "a",
+        7,
+        True,
+    ]
 
 
 def test_without_a_front_end_the_figure_and_one_line(capsys):

@@ -3,6 +3,7 @@
 Used by `python tools/notebooks.py check` and by `tests/test_notebooks_form.py`. The limits keep a notebook readable in
 an evening and teachable in a lecture: short cells, words between them, checked outputs, small files.
 """
+
 from __future__ import annotations
 
 import re
@@ -43,8 +44,7 @@ def code_cells(nb: NotebookNode) -> list[NotebookNode]:
 
 def prose(nb: NotebookNode) -> str:
     """All markdown, without the speaker notes."""
-    return "\n\n".join(cell.source for cell in nb.cells
-                       if cell.cell_type == "markdown" and slide_type(cell) != "notes")
+    return "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown" and slide_type(cell) != "notes")
 
 
 def slide_type(cell: NotebookNode) -> str:
@@ -131,8 +131,10 @@ def executed(nb: NotebookNode, limits: Limits) -> Iterator[str]:
         failed = any(output.output_type == "error" for output in cell.outputs)
         announced = "raises-exception" in cell.metadata.get("tags", [])
         if failed != announced:
-            yield (f"A cell {'raises without' if failed else 'does not raise despite'} the tag raises-exception: "
-                   f"{first_line(cell)}")
+            yield (
+                f"A cell {'raises without' if failed else 'does not raise despite'} the tag raises-exception: "
+                f"{first_line(cell)}"
+            )
 
 
 def slides(nb: NotebookNode, limits: Limits) -> Iterator[str]:
@@ -140,8 +142,9 @@ def slides(nb: NotebookNode, limits: Limits) -> Iterator[str]:
     kinds = [slide_type(cell) for cell in nb.cells]
     if kinds.count("slide") < 5:
         yield f"{kinds.count('slide')} cells start a slide; at least 5."
-    if not any(kind == "notes" and re.search(r"\d\s*min", cell.source)
-               for kind, cell in zip(kinds, nb.cells, strict=True)):
+    if not any(
+        kind == "notes" and re.search(r"\d\s*min", cell.source) for kind, cell in zip(kinds, nb.cells, strict=True)
+    ):
         yield "No speaker notes with minutes (a markdown cell with slide_type notes)."
 
 
@@ -160,8 +163,10 @@ def opening(nb: NotebookNode, limits: Limits) -> Iterator[str]:
 def portable(nb: NotebookNode, limits: Limits) -> Iterator[str]:
     """Nothing that belongs to one machine: paths, widget state, and no more than 1.5 MB."""
     for cell in nb.cells:
-        texts = [cell.source] + [str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
-                                 for output in cell.get("outputs", [])]
+        texts = [cell.source] + [
+            str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+            for output in cell.get("outputs", [])
+        ]
         found = next((match[0] for match in map(MACHINE_PATH.search, texts) if match), None)
         if found:
             yield f"A path of one machine ({found}…) in the cell: {first_line(cell)}"
@@ -195,8 +200,10 @@ def twins_differ(name: str) -> str | None:
     if left == right:
         return None
     first = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
-    return (f"{name}.ipynb and text/{name}.py differ from cell {first} on ({len(right)} and {len(left)} cells): "
-            "`python tools/notebooks.py sync` takes the text, with `--from-ipynb` the notebook.")
+    return (
+        f"{name}.ipynb and text/{name}.py differ from cell {first} on ({len(right)} and {len(left)} cells): "
+        "`python tools/notebooks.py sync` takes the text, with `--from-ipynb` the notebook."
+    )
 
 
 def all_problems(name: str) -> list[str]:

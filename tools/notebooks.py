@@ -12,6 +12,7 @@ and `notebooks/NN_name.ipynb` (the same cells with outputs: what learners open).
 
 Names are `02`, `02_noise_predictor` or a path; none means all.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -36,8 +37,11 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 METADATA = {  # the same on every machine: no kernel path, no Python patch version, no widget state
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {
-        "codemirror_mode": {"name": "ipython", "version": 3}, "file_extension": ".py",
-        "mimetype": "text/x-python", "name": "python", "nbconvert_exporter": "python",
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
         "pygments_lexer": "ipython3",
     },
 }
@@ -45,8 +49,9 @@ METADATA = {  # the same on every machine: no kernel path, no Python patch versi
 
 def names(wanted: list[str] | None = None) -> list[str]:
     """Full names, in course order, of the notebooks asked for (all when none is)."""
-    known = sorted({p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb")}
-                   | {p.stem for p in NOTEBOOKS.glob("text/[0-9]*.py")})
+    known = sorted(
+        {p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb")} | {p.stem for p in NOTEBOOKS.glob("text/[0-9]*.py")}
+    )
     chosen = []
     for name in (Path(w).stem for w in wanted or []):
         found = [k for k in known if k == name or k.split("_")[0] == name]
@@ -91,7 +96,8 @@ def tidy(nb: NotebookNode) -> NotebookNode:
         used[key] = used.get(key, 0) + 1
         cell.id = key if used[key] == 1 else f"{key}-{used[key]}"
         cell.metadata = nbformat.from_dict(
-            {k: v for k, v in sorted(cell.metadata.items()) if k in ("tags", "slideshow")})
+            {k: v for k, v in sorted(cell.metadata.items()) if k in ("tags", "slideshow")}
+        )
         if cell.cell_type == "code":
             if "solution" in cell.metadata.get("tags", []):
                 # folded in JupyterLab, and in Colab
@@ -169,9 +175,15 @@ def run(name: str) -> float:
     from course_utils.devices import describe
 
     nb = read_text(name) if text(name).exists() else nbformat.read(ipynb(name), as_version=4)
-    client = NotebookClient(nb, timeout=CELL_TIMEOUT, kernel_name="python3", record_timing=False,
-                            coalesce_streams=True, store_widget_state=False,
-                            resources={"metadata": {"path": str(NOTEBOOKS)}})
+    client = NotebookClient(
+        nb,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    )
     start = time.perf_counter()
     try:
         client.execute()
@@ -223,8 +235,12 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; see the text at the top of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for command, summary in (("sync", "bring the twins up to date"), ("run", "execute and store outputs"),
-                             ("check", "rules of form"), ("figures", "write the pictures to a folder")):
+    for command, summary in (
+        ("sync", "bring the twins up to date"),
+        ("run", "execute and store outputs"),
+        ("check", "rules of form"),
+        ("figures", "write the pictures to a folder"),
+    ):
         sub = commands.add_parser(command, help=summary)
         if command == "figures":
             sub.add_argument("name")
@@ -239,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name_address(args.repository)} files now name github.com/{args.repository}")
         return 0
     if args.command == "figures":
-        name, = names([args.name])
+        (name,) = names([args.name])
         files = figures(name, args.folder)
         print(f"{len(files)} pictures in {args.folder}")
         return 0 if files else 1

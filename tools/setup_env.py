@@ -6,6 +6,7 @@ torch is a CPU build unless this machine has an NVIDIA GPU. On macOS and Windows
 Linux the ordinary package is the CUDA build of several gigabytes, so there it comes from PyTorch's own CPU index,
 unless a wheel lies in a folder that pip is told to look in (PIP_FIND_LINKS).
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -47,8 +48,18 @@ def installer() -> list[str]:
     if not here and call(*pip, "uv", "-c", ROOT / "constraints.txt", check=False).returncode:
         return [part for part in pip if part != "-qq"]
     # pip weighs all indexes alike and takes the best version; so must uv
-    command = [str(PYTHON), "-m", "uv", "pip", "install", "-q", "--python", str(PYTHON),
-               "--index-strategy", "unsafe-best-match"]
+    command = [
+        str(PYTHON),
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "-q",
+        "--python",
+        str(PYTHON),
+        "--index-strategy",
+        "unsafe-best-match",
+    ]
     for option in ("index-url", "extra-index-url", "find-links"):
         for value in pip_setting(option):
             command += [f"--{option}", value]
@@ -83,8 +94,22 @@ def install_torch(install: list[str]) -> None:
         return
     if needs_cpu_index():
         # --no-deps: that index also offers old copies of torch's dependencies
-        pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--progress-bar", "off",
-               "--timeout", "20", "--retries", "1", "--index-url", CPU_INDEX]
+        pip = [
+            str(PYTHON),
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--progress-bar",
+            "off",
+            "--timeout",
+            "20",
+            "--retries",
+            "1",
+            "--index-url",
+            CPU_INDEX,
+        ]
         if call(*pip, pin + "+cpu", check=False).returncode == 0:
             return
         print(f"setup: {CPU_INDEX} does not answer; taking torch from the usual place.", flush=True)
@@ -104,8 +129,11 @@ def main() -> int:
     """Make or mend the environment."""
     start = time.perf_counter()
     if sys.version_info < (3, 11):  # noqa: UP036 (this script meets older ones)
-        print(f"setup: the course needs Python 3.11 or newer; this is {sys.version.split()[0]}. "
-              "Install a newer one, or name it: make lab PYTHON=/path/to/python3.12", file=sys.stderr)
+        print(
+            f"setup: the course needs Python 3.11 or newer; this is {sys.version.split()[0]}. "
+            "Install a newer one, or name it: make lab PYTHON=/path/to/python3.12",
+            file=sys.stderr,
+        )
         return 1
     ready = VENV / ".ready"
     if PYTHON.exists() and ready.exists() and ready.read_text() == wanted():
@@ -120,11 +148,25 @@ def main() -> int:
         install_torch(install)
         print("setup: installing the other packages", flush=True)
         call(*install, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[lab,test]")
-        call(PYTHON, "-m", "ipykernel", "install", "--sys-prefix", "--name", "python3",
-             "--display-name", "Python 3 (ipykernel)", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        call(
+            PYTHON,
+            "-m",
+            "ipykernel",
+            "install",
+            "--sys-prefix",
+            "--name",
+            "python3",
+            "--display-name",
+            "Python 3 (ipykernel)",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
     except subprocess.CalledProcessError as error:
-        print(f"setup: this step failed (its message is above): {' '.join(error.cmd)}\nsetup: check the network "
-              "connection and try again; `make clean-venv` first starts afresh.", file=sys.stderr)
+        print(
+            f"setup: this step failed (its message is above): {' '.join(error.cmd)}\nsetup: check the network "
+            "connection and try again; `make clean-venv` first starts afresh.",
+            file=sys.stderr,
+        )
         return 1
     ready.write_text(wanted())
     print(f"setup: ready in {time.perf_counter() - start:.0f} s", flush=True)

@@ -1,4 +1,5 @@
 """What the commands of `course` do: each takes the parsed arguments and returns an exit status."""
+
 from __future__ import annotations
 
 import argparse
@@ -34,8 +35,10 @@ def list_all(args: argparse.Namespace) -> int:
             continue
         card = checkpoints.card(name)
         size = (checkpoints.CHECKPOINT_DIR / f"{name}.safetensors").stat().st_size / 1e6
-        print(f"    {card.get('steps', 0):,} steps, {card.get('minutes', 0):g} minutes on "
-              f"{card.get('hardware', 'unknown hardware')}, {size:.1f} MB")
+        print(
+            f"    {card.get('steps', 0):,} steps, {card.get('minutes', 0):g} minutes on "
+            f"{card.get('hardware', 'unknown hardware')}, {size:.1f} MB"
+        )
         for metric, value in card.get("metrics", {}).items():
             many = value.items() if isinstance(value, dict) else ()  # shares right, and decibels
             value = ", ".join(f"{key} {x:.0%}" if x <= 1 else f"{key} {x:.1f}" for key, x in many) or f"{value:.4g}"
@@ -51,8 +54,19 @@ def draw(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     system = generate.default_system(args.system, args.prompt)
     note = generate.prompt_note(system, args.prompt)
-    pictures = generate.draw_pictures(system, args.prompt, args.steps, args.seed, args.count, args.guidance,
-                                     args.negative, args.device, args.folder, args.lora, show_progress())
+    pictures = generate.draw_pictures(
+        system,
+        args.prompt,
+        args.steps,
+        args.seed,
+        args.count,
+        args.guidance,
+        args.negative,
+        args.device,
+        args.folder,
+        args.lora,
+        show_progress(),
+    )
     from PIL import Image
 
     from course_utils.checkpoints import write_atomically
@@ -62,8 +76,10 @@ def draw(args: argparse.Namespace) -> int:
     if note:
         print(f"course: note: {note}", file=sys.stderr)
     steps, seconds = args.steps or generate.SYSTEMS[system].steps, time.perf_counter() - start
-    print(f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]} by {system}, "
-          f"{steps} steps, seed {args.seed}, in {seconds:.1f} s: {path}")
+    print(
+        f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]} by {system}, "
+        f"{steps} steps, seed {args.seed}, in {seconds:.1f} s: {path}"
+    )
     return 0
 
 
@@ -77,17 +93,26 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils.systems.registry import SYSTEMS
 
     reading = [name for name, system in SYSTEMS.items() if "prompt" in system.inputs]
-    alike = {"evaluator": lambda: report.evaluate_evaluator(folder=args.folder),
-             "vae": lambda: report.evaluate_vae(folder=args.folder),
-             "xp7": lambda: evaluate_subject(args.folder, show_progress())}
+    alike = {
+        "evaluator": lambda: report.evaluate_evaluator(folder=args.folder),
+        "vae": lambda: report.evaluate_vae(folder=args.folder),
+        "xp7": lambda: evaluate_subject(args.folder, show_progress()),
+    }
     if errors.one_of("system to evaluate", args.system, [*reading, "style-3d", *alike]) in alike:
         for option in ("prompts", "steps", "guidance", "seed", "device"):
             if getattr(args, option) is not None:
                 raise errors.InputError(f"{args.system} is always measured in the same way: leave --{option} out")
         rows = alike[args.system]()
     else:
-        options = (100 if args.prompts is None else args.prompts, args.steps, args.guidance, args.seed or 0,
-                   args.device, args.folder, show_progress())
+        options = (
+            100 if args.prompts is None else args.prompts,
+            args.steps,
+            args.guidance,
+            args.seed or 0,
+            args.device,
+            args.folder,
+            show_progress(),
+        )
         rows = report.evaluate_style(*options) if args.system == "style-3d" else report.evaluate(args.system, *options)
     print(report.table(rows))
     if args.write:
@@ -106,8 +131,10 @@ def export(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     folder = export_folder(open_stable_diffusion(condition, folder=args.checkpoints), args.folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    print(f"{args.system}: {size:.1f} MB in {time.perf_counter() - start:.1f} s: {folder}\nIts README.md says how to "
-          "open it in diffusers.")
+    print(
+        f"{args.system}: {size:.1f} MB in {time.perf_counter() - start:.1f} s: {folder}\nIts README.md says how to "
+        "open it in diffusers."
+    )
     return 0
 
 

@@ -1,4 +1,5 @@
 """Is this machine ready for the course? One table: what is here, what is missing, and what to do about it."""
+
 from __future__ import annotations
 
 import html
@@ -39,8 +40,12 @@ def table() -> list[Row]:
 
 def _python() -> Iterator[Row]:
     good = sys.version_info >= PYTHON
-    yield Row("Python", platform.python_version(), OK if good else MISSING,
-              "" if good else f"the course needs Python {PYTHON[0]}.{PYTHON[1]} or newer")
+    yield Row(
+        "Python",
+        platform.python_version(),
+        OK if good else MISSING,
+        "" if good else f"the course needs Python {PYTHON[0]}.{PYTHON[1]} or newer",
+    )
 
 
 def _version(package: str) -> str | None:
@@ -82,8 +87,12 @@ def _packages() -> Iterator[Row]:
     torch, bad = trouble.pop("torch"), [words for words in trouble.values() if words]
     yield Row("torch", _version("torch") or "not installed", MISSING if torch else OK, torch and f"{torch}: {INSTALL}")
     known = ", ".join(f"{p} {_version(p)}" for p in ("diffusers", "transformers", "peft") if _version(p))
-    yield Row("packages", f"{len(trouble) - len(bad)} of {len(trouble)}: {known}", MISSING if bad else OK,
-              f"{'; '.join(bad)}: {INSTALL}" if bad else "")  # fmt: skip
+    yield Row(
+        "packages",
+        f"{len(trouble) - len(bad)} of {len(trouble)}: {known}",
+        MISSING if bad else OK,
+        f"{'; '.join(bad)}: {INSTALL}" if bad else "",
+    )
 
 
 def _machine() -> Iterator[Row]:
@@ -96,15 +105,23 @@ def _machine() -> Iterator[Row]:
         memory = devices.memory_report(device)
         yield Row("device", f"{devices.describe(device)}, {(n := torch.get_num_threads())} thread{'s' * (n > 1)}")
         free, enough = memory["free_gb"], memory["free_gb"] >= MEMORY_GB
-        yield Row("memory", f"{free:.1f} of {memory['total_gb']:.1f} GiB free", OK if enough else NOTE,
-                  "" if enough else f"the largest live training wants {MEMORY_GB:g} GiB: close other programs")
+        yield Row(
+            "memory",
+            f"{free:.1f} of {memory['total_gb']:.1f} GiB free",
+            OK if enough else NOTE,
+            "" if enough else f"the largest live training wants {MEMORY_GB:g} GiB: close other programs",
+        )
     except ValueError as error:  # COURSE_DEVICE names one that is not here
         yield Row("device", "not usable", MISSING, str(error))
     except ImportError as error:
         yield Row("device", "unknown", MISSING, f"{error}: {INSTALL}")
     free = shutil.disk_usage(".").free / 2**30
-    yield Row("disk", f"{free:.1f} GiB free", OK if free >= DISK_GB else NOTE,
-              "" if free >= DISK_GB else f"training runs want {DISK_GB:g} GiB: free some space")
+    yield Row(
+        "disk",
+        f"{free:.1f} GiB free",
+        OK if free >= DISK_GB else NOTE,
+        "" if free >= DISK_GB else f"training runs want {DISK_GB:g} GiB: free some space",
+    )
 
 
 def _data() -> Iterator[Row]:
@@ -131,11 +148,17 @@ def _checkpoints() -> Iterator[Row]:
             state = status.get(f"{name}.safetensors")
             if state == "ok":
                 card = checkpoints.card(name)
-                yield Row(f"checkpoint {name}", f"{card.get('minutes', 0):.0f} minutes on {card.get('hardware', '?')}, "
-                                                "SHA-256 as on its card")
+                yield Row(
+                    f"checkpoint {name}",
+                    f"{card.get('minutes', 0):.0f} minutes on {card.get('hardware', '?')}, SHA-256 as on its card",
+                )
             else:
-                yield Row(f"checkpoint {name}", "not there" if state is None else "not usable", MISSING,
-                          state or f"`git checkout -- data/checkpoints`, or `course train {name} --minutes 60`")
+                yield Row(
+                    f"checkpoint {name}",
+                    "not there" if state is None else "not usable",
+                    MISSING,
+                    state or f"`git checkout -- data/checkpoints`, or `course train {name} --minutes 60`",
+                )
     except ImportError as error:
         yield Row("checkpoints", "not read", MISSING, f"{error}: {INSTALL}")
     except (RuntimeError, OSError) as error:

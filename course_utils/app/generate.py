@@ -1,4 +1,5 @@
 """Draw pictures with a shipped checkpoint: what `course draw` and the prompt box of notebook 00 call."""
+
 from __future__ import annotations
 
 import unicodedata
@@ -28,19 +29,32 @@ def prompt_note(system: str | None, prompt: str | None) -> str | None:
     if not isinstance(prompt, str):
         return None
     if "prompt" not in SYSTEMS[default_system(system, prompt)].inputs:
-        return ("the noise predictor takes no prompt, so yours is left aside: it draws whatever emoji the noise "
-                "suggests. Steering with words begins in notebook 04: --system text-pixel or stable-diffusion")
+        return (
+            "the noise predictor takes no prompt, so yours is left aside: it draws whatever emoji the noise "
+            "suggests. Steering with words begins in notebook 04: --system text-pixel or stable-diffusion"
+        )
     letters = [unicodedata.name(c, "") for c in prompt if c.isalpha()]
     if not any(name.startswith(("LATIN", "CJK", "FULLWIDTH LATIN")) for name in letters):
-        return ("the text encoder has learnt English and Chinese only, and finds no word of either in the prompt: "
-                "the picture is a guess")
+        return (
+            "the text encoder has learnt English and Chinese only, and finds no word of either in the prompt: "
+            "the picture is a guess"
+        )
     return None
 
 
-def draw_pictures(system: str | None = None, prompt: str | None = None, steps: int | None = None, seed: int = 0,
-                  count: int = 16, guidance: float | None = None, negative: str | None = None,
-                  device: str | None = None, folder: str | Path | None = None, lora: str | Path | None = None,
-                  progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+def draw_pictures(
+    system: str | None = None,
+    prompt: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    count: int = 16,
+    guidance: float | None = None,
+    negative: str | None = None,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    lora: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
 
     system: one of SYSTEMS (None: PROMPTED if there is a prompt); steps 1..1000, guidance 0..20 (1: off), None for
@@ -58,9 +72,18 @@ def draw_pictures(system: str | None = None, prompt: str | None = None, steps: i
     return draw_prompts(name, [prompt] * count, steps, seed, guidance, negative, device, folder, progress, lora)
 
 
-def draw_prompts(system: str, prompts: list, steps: int | None = None, seed: int = 0, guidance: float | None = None,
-                 negative: str | None = None, device: str | None = None, folder: str | Path | None = None,
-                 progress: Callable[[int, int], None] | None = None, lora: str | Path | None = None) -> np.ndarray:
+def draw_prompts(
+    system: str,
+    prompts: list,
+    steps: int | None = None,
+    seed: int = 0,
+    guidance: float | None = None,
+    negative: str | None = None,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    lora: str | Path | None = None,
+) -> np.ndarray:
     """Draw a picture for each prompt, uint8 (N, H, W, 3), the i-th from the seed's i-th noise; see `draw_pictures`."""
     adapt = None
     if lora is not None:
@@ -81,6 +104,6 @@ def grid(pictures: np.ndarray, columns: int | None = None, gap: int = 2) -> np.n
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
     for i, picture in enumerate(pictures):
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
-        sheet[top:top + height, left:left + width] = picture
+        sheet[top : top + height, left : left + width] = picture
     scale = max(1, SIDE // max(sheet.shape[:2]))
     return sheet.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -1,4 +1,5 @@
 """What only the commands ask for: their limits, and the file to write to."""
+
 from __future__ import annotations
 
 from pathlib import Path

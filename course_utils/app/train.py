@@ -1,4 +1,5 @@
 """`course train`: recipes in the order of their needs, within a budget, and never at the cost of what is there."""
+
 from __future__ import annotations
 
 import argparse
@@ -48,19 +49,35 @@ def train_one(recipe, minutes: float, device, args: argparse.Namespace) -> None:
     resume = args.resume and (where.exists() or not args.all)  # --all: some recipes may not have begun
     before = beginning(recipe, args, where if resume else None)
     weights = shipped_weights(recipe) if args.from_shipped and not resume else None
-    steps = train_steps(recipe, minutes, args.seed, resume, args.run_dir, device, weights=weights, before=before,
-                        workers=workers_for(device, recipe.batch))
+    steps = train_steps(
+        recipe,
+        minutes,
+        args.seed,
+        resume,
+        args.run_dir,
+        device,
+        weights=weights,
+        before=before,
+        workers=workers_for(device, recipe.batch),
+    )
     if main_process:
         precision = str(mixed_precision(device)).removeprefix("torch.")
         print(f"{recipe.name} trains in {precision} on {describe(device)}")
-    bar = tqdm(total=round(60 * minutes), desc=recipe.name, disable=not main_process,
-               bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}")
+    bar = tqdm(
+        total=round(60 * minutes),
+        desc=recipe.name,
+        disable=not main_process,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
+    )
     try:
         with exclusive_run(where) if main_process else contextlib.nullcontext(), contextlib.closing(steps), bar:
             state = show_states(steps, bar)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; {where} holds the run. Go on with: {resume_command(args)}"
-                                if where.exists() else "stopped before anything was learnt") from None
+        raise KeyboardInterrupt(
+            f"stopped; {where} holds the run. Go on with: {resume_command(args)}"
+            if where.exists()
+            else "stopped before anything was learnt"
+        ) from None
     if state is None and not args.all:  # of all recipes, some may be done
         raise errors.InputError(f"the run of {recipe.name!r} has used its {minutes:g} minutes: give it more to go on")
     if state and main_process:
@@ -75,8 +92,10 @@ def refuse_to_discard(where: Path, args: argparse.Namespace) -> None:
     progress = read_progress(where)
     left = progress.get("budget", float("inf")) - progress.get("seconds", float("inf"))  # nan: nothing to lose
     if left > 1 and not args.resume and not args.restart:
-        raise errors.InputError(f"{where} holds an unfinished run of {progress['step']:,} steps: --resume goes on with "
-                                "it, --restart throws it away, another --run-dir lets it be")
+        raise errors.InputError(
+            f"{where} holds an unfinished run of {progress['step']:,} steps: --resume goes on with "
+            "it, --restart throws it away, another --run-dir lets it be"
+        )
 
 
 def beginning(recipe, args: argparse.Namespace, resumed: Path | None) -> dict:
@@ -92,8 +111,9 @@ def beginning(recipe, args: argparse.Namespace, resumed: Path | None) -> dict:
     before = {"parents": {name: checkpoints.card(name)["sha256"] for name in recipe.requires}}
     begun_with = (read_progress(resumed).get("before") or before)["parents"] if resumed else before["parents"]
     if others := [name for name, digest in before["parents"].items() if begun_with.get(name, digest) != digest]:
-        raise errors.InputError(f"{resumed} was begun with another {others[0]}.safetensors than there is now: bring it "
-                                "back, or --restart")
+        raise errors.InputError(
+            f"{resumed} was begun with another {others[0]}.safetensors than there is now: bring it back, or --restart"
+        )
     if args.from_shipped and not resumed:
         card = checkpoints.card(recipe.name)
         before |= {key: card.get(key, 0) for key in ("steps", "pictures", "minutes")}
@@ -125,8 +145,9 @@ def exclusive_run(where: Path):
     try:
         lock.acquire()
     except Timeout:
-        raise errors.InputError(f"another `course train` is writing {where}: let it end or stop it, or name another "
-                                "--run-dir") from None
+        raise errors.InputError(
+            f"another `course train` is writing {where}: let it end or stop it, or name another --run-dir"
+        ) from None
     try:
         yield
     finally:
@@ -139,8 +160,9 @@ def show_states(steps, bar):
     for state in steps:
         if state.seconds - shown >= SHOW_EVERY or state.seconds_left == 0:
             bar.update(min(state.seconds, bar.total) - bar.n)
-            bar.set_postfix_str(f"loss {state.loss:.4f}, {state.pictures_per_s:.0f} pictures/s, "
-                                f"{clock(state.seconds_left)} left")
+            bar.set_postfix_str(
+                f"loss {state.loss:.4f}, {state.pictures_per_s:.0f} pictures/s, {clock(state.seconds_left)} left"
+            )
             shown = state.seconds
     return state
 
@@ -158,10 +180,20 @@ def clock(seconds: float) -> str:
 def resume_command(args: argparse.Namespace) -> str:
     """The command that goes on with what these arguments began, to be pasted into a shell."""
     flags = {"--continue": args.from_shipped, "--replace": args.replace}
-    options = {"--minutes": f"{args.minutes:.10g}", "--seed": args.seed, "--run-dir": args.run_dir,
-               **({"--device": args.device} if args.device else {})}
-    words = ["course", "train", args.name or "--all", *(str(x) for option in options.items() for x in option),
-             "--resume", *(flag for flag, said in flags.items() if said)]
+    options = {
+        "--minutes": f"{args.minutes:.10g}",
+        "--seed": args.seed,
+        "--run-dir": args.run_dir,
+        **({"--device": args.device} if args.device else {}),
+    }
+    words = [
+        "course",
+        "train",
+        args.name or "--all",
+        *(str(x) for option in options.items() for x in option),
+        "--resume",
+        *(flag for flag, said in flags.items() if said),
+    ]
     return shlex.join(words)
 
 
@@ -171,21 +203,30 @@ def save_checkpoint(recipe, state, device, args: argparse.Namespace) -> None:
 
     stays = recipe.name in checkpoints.available() and not args.replace
     card = describe(recipe, state, device, args.seed)
-    path = checkpoints.save(recipe.name, weights_to_save(recipe, state.ema), card,
-                            folder=args.run_dir if stays else None)
+    path = checkpoints.save(
+        recipe.name, weights_to_save(recipe, state.ema), card, folder=args.run_dir if stays else None
+    )
     print(f"{recipe.name}: {state.step:,} steps, {state.seconds / 60:.4g} minutes, loss {state.loss:.4f}: {path}")
     if stays:
         use = f"--lora {shlex.quote(str(path))}" if recipe.lora else f"--from {shlex.quote(str(args.run_dir))}"
-        print(f"There was a checkpoint of {recipe.name} already, and it stays (--replace would have replaced it): "
-              f"`course draw` and `course evaluate` take yours with {use}")
+        print(
+            f"There was a checkpoint of {recipe.name} already, and it stays (--replace would have replaced it): "
+            f"`course draw` and `course evaluate` take yours with {use}"
+        )
 
 
 def describe(recipe, state, device, seed: int) -> dict:
     """What the card says: of all the training that is in the weights, and of the checkpoints they build on."""
     from course_utils import devices
 
-    card = {"recipe": recipe.name, "steps": state.step, "pictures": state.pictures, "seed": seed,
-            "minutes": round(state.seconds / 60, 2), "hardware": devices.describe(device)}
+    card = {
+        "recipe": recipe.name,
+        "steps": state.step,
+        "pictures": state.pictures,
+        "seed": seed,
+        "minutes": round(state.seconds / 60, 2),
+        "hardware": devices.describe(device),
+    }
     before = state.before or {}
     if "steps" in before:
         card["history"] = f"{before['history']}{before['minutes']:g} minutes, and {card['minutes']:g} more from there"

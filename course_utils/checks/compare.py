@@ -1,4 +1,5 @@
 """Compare a learner's output with the right one, and put the difference into one sentence."""
+
 from __future__ import annotations
 
 import linecache
@@ -11,11 +12,18 @@ import torch
 def close(a, b, tolerance: float) -> bool:
     """True if both have one type, shape and dtype, and their numbers agree within the tolerance."""
     if isinstance(b, torch.Tensor):
-        return (isinstance(a, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype
-                and torch.allclose(a.detach(), b.detach(), rtol=tolerance, atol=tolerance, equal_nan=True))
+        return (
+            isinstance(a, torch.Tensor)
+            and a.shape == b.shape
+            and a.dtype == b.dtype
+            and torch.allclose(a.detach(), b.detach(), rtol=tolerance, atol=tolerance, equal_nan=True)
+        )
     if isinstance(b, (tuple, list)):
-        return isinstance(a, (tuple, list)) and len(a) == len(b) and all(
-            close(x, y, tolerance) for x, y in zip(a, b, strict=True))
+        return (
+            isinstance(a, (tuple, list))
+            and len(a) == len(b)
+            and all(close(x, y, tolerance) for x, y in zip(a, b, strict=True))
+        )
     return a == b
 
 
@@ -40,7 +48,8 @@ def _own_line(error: Exception, answer: Callable) -> tuple[int, str]:
 def is_stub(error: Exception, answer: Callable) -> bool:
     """True if the exercise still holds its `raise NotImplementedError`; torch raises that error for other reasons."""
     return isinstance(error, NotImplementedError) and (
-        not error.args or "raise NotImplementedError" in _own_line(error, answer)[1])
+        not error.args or "raise NotImplementedError" in _own_line(error, answer)[1]
+    )
 
 
 def explain_exception(error: Exception, answer: Callable) -> str:
@@ -60,30 +69,39 @@ def first_complaint(outputs, expected, tolerance: float) -> str | None:
         if isinstance(right, (tuple, list)):
             if not isinstance(out, (tuple, list)) or len(out) != len(right):
                 return f"the function should return {len(right)} things, separated by commas."
-            if (complaint := first_complaint(out, right, tolerance)):
+            if complaint := first_complaint(out, right, tolerance):
                 return complaint
         elif isinstance(right, torch.Tensor):
             if not isinstance(out, torch.Tensor):
                 return f"the function returns a {type(out).__name__}; a torch tensor of shape {_shape(right)} is asked."
             if out.shape != right.shape:
-                return (f"the result has shape {_shape(out)}, but {_shape(right)} is asked: does a term broadcast, "
-                        "or an axis disappear?")
+                return (
+                    f"the result has shape {_shape(out)}, but {_shape(right)} is asked: does a term broadcast, "
+                    "or an axis disappear?"
+                )
             if not torch.isfinite(out).all() and torch.isfinite(right).all():
                 return "the result holds nan or inf: a division by zero, log(0), or exp of a large number?"
             if out.dtype != right.dtype:
                 same = torch.allclose(out.detach().to(right.dtype), right.detach(), rtol=tolerance, atol=tolerance)
-                return (("the numbers are right, but " if same else "") + f"the result is {_dtype(out)}, and "
-                        f"{_dtype(right)} is asked: keep the dtype of the input; .to(x.dtype) where tables differ.")
+                return (
+                    ("the numbers are right, but " if same else "") + f"the result is {_dtype(out)}, and "
+                    f"{_dtype(right)} is asked: keep the dtype of the input; .to(x.dtype) where tables differ."
+                )
     return None
 
 
 def describe_difference(outputs, expected, tolerance: float) -> str:
     """What the numbers alone show: sign, a constant factor or shift, reverse order, or where they differ most."""
-    flat = [(o.detach().double(), r.detach().double()) for out, right in zip(outputs, expected, strict=True)
-            for o, r in (zip(out, right, strict=True) if isinstance(right, (tuple, list)) else [(out, right)])
-            if isinstance(r, torch.Tensor)]
-    agree = lambda change: all(torch.allclose(change(o), r, rtol=10 * tolerance, atol=10 * tolerance)  # noqa: E731
-                               for o, r in flat)
+    flat = [
+        (o.detach().double(), r.detach().double())
+        for out, right in zip(outputs, expected, strict=True)
+        for o, r in (zip(out, right, strict=True) if isinstance(right, (tuple, list)) else [(out, right)])
+        if isinstance(r, torch.Tensor)
+    ]
+
+    def agree(change):
+        return all(torch.allclose(change(o), r, rtol=10 * tolerance, atol=10 * tolerance) for o, r in flat)
+
     out, right = max(flat, key=lambda pair: float((pair[0] - pair[1]).abs().max()))
     if agree(torch.neg):
         return "right up to sign: which term is subtracted from which?"

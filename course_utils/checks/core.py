@@ -3,6 +3,7 @@
 An exercise is a reference solution, a maker of random cases, and the mistakes people make, each written out as the
 function it amounts to: if the answer agrees with a mistake on every case, its message is the verdict.
 """
+
 from __future__ import annotations
 
 import copy
@@ -36,6 +37,7 @@ class Exercise:
     hints: three, of rising strength; tolerance: relative and absolute; examine(answer, args) -> a complaint or None,
     run on every case after the comparison.
     """
+
     reference: Callable | None
     cases: Callable[[torch.Generator, int], tuple]
     hints: tuple[str, str, str]
@@ -47,6 +49,7 @@ class Exercise:
 @dataclass(frozen=True)
 class Verdict:
     """What `check` or `hint` has to say; prints as text, and as a coloured bar in a notebook; true if right."""
+
     status: str  # "right", "not right yet", "not solved yet", "hint"
     text: str
 
@@ -59,8 +62,10 @@ class Verdict:
     def _repr_html_(self) -> str:
         # a coloured bar and the page's own text colour: legible on light and dark themes
         color = {"right": "#009E73", "not right yet": "#D55E00", "hint": "#56B4E9"}.get(self.status, "#E69F00")
-        return (f'<div style="border-left: 5px solid {color}; padding: 0.2em 0.8em">'
-                f"<b>{self.status}</b>: {html.escape(self.text)}</div>")
+        return (
+            f'<div style="border-left: 5px solid {color}; padding: 0.2em 0.8em">'
+            f"<b>{self.status}</b>: {html.escape(self.text)}</div>"
+        )
 
 
 def check(name: str, answer: Callable, seed: int | None = None) -> Verdict:
@@ -72,8 +77,9 @@ def check(name: str, answer: Callable, seed: int | None = None) -> Verdict:
     if isinstance(exercise, Verdict):
         return exercise
     if not callable(answer):
-        return Verdict("not solved yet", "pass the function itself, not what it returns: "
-                       f'check("{name}", my_function).')
+        return Verdict(
+            "not solved yet", f'pass the function itself, not what it returns: check("{name}", my_function).'
+        )
     seed = secrets.randbelow(10_000) if seed is None else seed
     with torch.random.fork_rng(devices=[]):  # whatever the answer draws, the notebook's own numbers stay the same
         status, text = _judge(exercise, answer, seed)
@@ -88,7 +94,7 @@ def hint(name: str, n: int = 1) -> Verdict:
     if isinstance(exercise, Verdict):
         return exercise
     if n not in (1, 2, 3):
-        return Verdict("hint", f"There are three hints: hint(\"{name}\", 1), 2 and 3.")
+        return Verdict("hint", f'There are three hints: hint("{name}", 1), 2 and 3.')
     more = f' Stronger: hint("{name}", {n + 1}).' if n < 3 else ""
     return Verdict("hint", f"hint {n} of 3: {exercise.hints[n - 1]}{more}")
 
@@ -143,10 +149,12 @@ def _compare(exercise: Exercise, answer: Callable, cases: list[tuple], outputs: 
         if agree(outputs, wrong) and not agree(wrong, expected):
             return message
     return first_complaint(outputs, expected, exercise.tolerance) or describe_difference(
-        outputs, expected, exercise.tolerance)
+        outputs, expected, exercise.tolerance
+    )
 
 
 def copy_arguments(args: tuple) -> tuple:
     """Fresh copies of the arguments, so that no call can see what another did to them."""
-    return tuple(torch.Generator().set_state(a.get_state()) if isinstance(a, torch.Generator) else copy.deepcopy(a)
-                 for a in args)
+    return tuple(
+        torch.Generator().set_state(a.get_state()) if isinstance(a, torch.Generator) else copy.deepcopy(a) for a in args
+    )

@@ -1,4 +1,5 @@
 """The closed form of noising and its inverse, as the checks of several notebooks compare against them."""
+
 from __future__ import annotations
 
 import torch
@@ -27,16 +28,26 @@ def mix(signal, noise):
 
 
 MIX_MISTAKES = (
-    ("the square roots are missing: alpha_bar is a power, and a picture is scaled by its square root.",
-     mix(lambda a: a, lambda a: 1 - a)),
+    (
+        "the square roots are missing: alpha_bar is a power, and a picture is scaled by its square root.",
+        mix(lambda a: a, lambda a: 1 - a),
+    ),
     ("the noise lacks its square root: its coefficient is sqrt(1 - alpha_bar).", mix(torch.sqrt, lambda a: 1 - a)),
-    ("the picture lacks its square root: its coefficient is sqrt(alpha_bar).",
-     mix(lambda a: a, lambda a: (1 - a).sqrt())),
-    ("picture and noise have exchanged their coefficients: at alpha_bar = 1 only the picture should be left.",
-     mix(lambda a: (1 - a).sqrt(), torch.sqrt)),
-    ("1 - sqrt(alpha_bar) is not sqrt(1 - alpha_bar): the powers of the two terms must add up to 1.",
-     mix(torch.sqrt, lambda a: 1 - a.sqrt())),
+    (
+        "the picture lacks its square root: its coefficient is sqrt(alpha_bar).",
+        mix(lambda a: a, lambda a: (1 - a).sqrt()),
+    ),
+    (
+        "picture and noise have exchanged their coefficients: at alpha_bar = 1 only the picture should be left.",
+        mix(lambda a: (1 - a).sqrt(), torch.sqrt),
+    ),
+    (
+        "1 - sqrt(alpha_bar) is not sqrt(1 - alpha_bar): the powers of the two terms must add up to 1.",
+        mix(torch.sqrt, lambda a: 1 - a.sqrt()),
+    ),
     ("right up to sign: noise is added here, not subtracted.", mix(torch.sqrt, lambda a: -(1 - a).sqrt())),
-    ("every picture gets the first picture's step: use all of alpha_bar_t, not alpha_bar_t[0].",
-     lambda x0, eps, a: add_noise(x0, eps, a[:1].expand(len(a)))),
+    (
+        "every picture gets the first picture's step: use all of alpha_bar_t, not alpha_bar_t[0].",
+        lambda x0, eps, a: add_noise(x0, eps, a[:1].expand(len(a))),
+    ),
 )

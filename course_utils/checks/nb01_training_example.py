@@ -1,4 +1,5 @@
 """The exercise on the training example: right answers are random, so it is judged by what holds of all of them."""
+
 from __future__ import annotations
 
 import torch
@@ -22,8 +23,12 @@ def examine_triple(answer, args) -> str | None:
     made = answer(x0, alpha_bar, generator)
     if not isinstance(made, (tuple, list)) or len(made) != 3 or not all(isinstance(m, torch.Tensor) for m in made):
         return "return three tensors: xt, t, eps, in this order."
-    return (_examine_steps(made[1], x0, len(alpha_bar)) or _examine_noise(made[2], x0)
-            or _examine_mix(*made, x0, alpha_bar) or _examine_draws(answer, x0, alpha_bar, start, made))
+    return (
+        _examine_steps(made[1], x0, len(alpha_bar))
+        or _examine_noise(made[2], x0)
+        or _examine_mix(*made, x0, alpha_bar)
+        or _examine_draws(answer, x0, alpha_bar, start, made)
+    )
 
 
 def _examine_steps(t, x0, steps) -> str | None:
@@ -55,8 +60,11 @@ def _examine_mix(xt, t, eps, x0, alpha_bar) -> str | None:
     if xt.shape != x0.shape:
         return f"xt has shape {tuple(xt.shape)}, but {tuple(x0.shape)} is asked."
     if torch.allclose(xt.to(x0.dtype), add_noise(x0, eps, a), atol=1e-4):
-        return None if xt.dtype == x0.dtype else ("xt is float64, and networks take float32: the table carries it "
-                                                  "over; .to(x0.dtype) brings it back.")
+        return (
+            None
+            if xt.dtype == x0.dtype
+            else ("xt is float64, and networks take float32: the table carries it over; .to(x0.dtype) brings it back.")
+        )
     late = t > 0  # what stands before the first step is anyone's guess
     before = alpha_bar[t[late] - 1].to(x0.dtype)
     if torch.allclose(xt[late].to(x0.dtype), add_noise(x0[late], eps[late], before), atol=1e-4):
@@ -81,9 +89,14 @@ def _examine_draws(answer, x0, alpha_bar, start, made) -> str | None:
 
 
 TRAINING_EXAMPLE = Exercise(
-    reference=None, cases=triple_case, examine=examine_triple,
-    hints=("Draw t, draw eps, mix: three lines, and return all three.",
-           "torch.randint(len(alpha_bar), (len(x0),), generator=generator) draws one step per picture; "
-           "torch.randn(x0.shape, generator=generator) the noise.",
-           "a = alpha_bar[t].to(x0.dtype).view(-1, 1, 1, 1); xt = a.sqrt() * x0 + (1 - a).sqrt() * eps; "
-           "return xt, t, eps."))
+    reference=None,
+    cases=triple_case,
+    examine=examine_triple,
+    hints=(
+        "Draw t, draw eps, mix: three lines, and return all three.",
+        "torch.randint(len(alpha_bar), (len(x0),), generator=generator) draws one step per picture; "
+        "torch.randn(x0.shape, generator=generator) the noise.",
+        "a = alpha_bar[t].to(x0.dtype).view(-1, 1, 1, 1); xt = a.sqrt() * x0 + (1 - a).sqrt() * eps; "
+        "return xt, t, eps.",
+    ),
+)

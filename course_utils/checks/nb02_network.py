@@ -1,4 +1,5 @@
 """The exercises on two parts of the U-Net: how it is told the step, and how the way up meets the way down."""
+
 from __future__ import annotations
 
 import math
@@ -19,29 +20,43 @@ def embedding(t, dim, swap=False, shift=0, period=10_000.0, times=1.0):
 
 def _interleaved(t, dim):
     half = embedding(t, dim)
-    return torch.stack([half[:, :dim // 2], half[:, dim // 2:]], dim=2).flatten(1)
+    return torch.stack([half[:, : dim // 2], half[:, dim // 2 :]], dim=2).flatten(1)
 
 
 TIME_EMBEDDING = Exercise(
-    reference=embedding, tolerance=2e-3,  # float32 holds the cosine of 999 to about 1e-4
+    reference=embedding,
+    tolerance=2e-3,  # float32 holds the cosine of 999 to about 1e-4
     cases=lambda g, i: (torch.randint(1000, (5,), generator=g), (16, 8, 32, 64, 10)[i]),
     mistakes=(
-        ("sine and cosine have changed places: this course, like Stable Diffusion, puts the cosines first.",
-         lambda t, dim: embedding(t, dim, swap=True)),
-        ("the exponent divides by half - 1 (DDPM's convention); here it divides by half.",
-         lambda t, dim: embedding(t, dim, shift=1)),
+        (
+            "sine and cosine have changed places: this course, like Stable Diffusion, puts the cosines first.",
+            lambda t, dim: embedding(t, dim, swap=True),
+        ),
+        (
+            "the exponent divides by half - 1 (DDPM's convention); here it divides by half.",
+            lambda t, dim: embedding(t, dim, shift=1),
+        ),
         ("cosines and sines alternate; here all cosines come first, then all sines.", _interleaved),
-        ("the slowest wave is missing its 10000: the exponent holds -log(10000) * i / half.",
-         lambda t, dim: embedding(t, dim, period=math.e)),
-        ("the angles are multiplied by 2 pi: t times the frequency is already in radians.",
-         lambda t, dim: embedding(t, dim, times=2 * math.pi)),
-        ("t is divided by 1000 first: the embedding takes whole steps 0 to 999.",
-         lambda t, dim: embedding(t, dim, times=1e-3)),
+        (
+            "the slowest wave is missing its 10000: the exponent holds -log(10000) * i / half.",
+            lambda t, dim: embedding(t, dim, period=math.e),
+        ),
+        (
+            "the angles are multiplied by 2 pi: t times the frequency is already in radians.",
+            lambda t, dim: embedding(t, dim, times=2 * math.pi),
+        ),
+        (
+            "t is divided by 1000 first: the embedding takes whole steps 0 to 999.",
+            lambda t, dim: embedding(t, dim, times=1e-3),
+        ),
     ),
-    hints=("dim / 2 waves, from fast to slow; each is read at time t as a cosine and as a sine.",
-           "Wave i has frequency 10000 ** (-i / half), i = 0 ... half - 1; the angle is t * frequency.",
-           "angle = t.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(half) / half); "
-           "return torch.cat([angle.cos(), angle.sin()], dim=1)."))
+    hints=(
+        "dim / 2 waves, from fast to slow; each is read at time t as a cosine and as a sine.",
+        "Wave i has frequency 10000 ** (-i / half), i = 0 ... half - 1; the angle is t * frequency.",
+        "angle = t.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(half) / half); "
+        "return torch.cat([angle.cos(), angle.sin()], dim=1).",
+    ),
+)
 
 
 def skip_case(g: torch.Generator, i: int) -> tuple:
@@ -55,18 +70,30 @@ def _larger(x, **how):
 
 
 SKIP = Exercise(
-    reference=lambda x, skip: torch.cat([_larger(x), skip], dim=1), cases=skip_case,
+    reference=lambda x, skip: torch.cat([_larger(x), skip], dim=1),
+    cases=skip_case,
     mistakes=(
-        ("the order is reversed: first the features that come up, then the skip, as the real weights expect.",
-         lambda x, skip: torch.cat([skip, _larger(x)], dim=1)),
-        ("the features are blended: nearest neighbour repeats each pixel; set mode=\"nearest\".",
-         lambda x, skip: torch.cat([_larger(x, mode="bilinear"), skip], dim=1)),
-        ("the picture is tiled: repeat each pixel (repeat_interleave or interpolate), not the whole picture (repeat).",
-         lambda x, skip: torch.cat([x.repeat(1, 1, 2, 2), skip], dim=1)),
-        ("the skip is made smaller; instead make the features larger, to the size of the skip.",
-         lambda x, skip: torch.cat([x, F.avg_pool2d(skip, 2)], dim=1)),
+        (
+            "the order is reversed: first the features that come up, then the skip, as the real weights expect.",
+            lambda x, skip: torch.cat([skip, _larger(x)], dim=1),
+        ),
+        (
+            'the features are blended: nearest neighbour repeats each pixel; set mode="nearest".',
+            lambda x, skip: torch.cat([_larger(x, mode="bilinear"), skip], dim=1),
+        ),
+        (
+            "the picture is tiled: repeat each pixel (repeat_interleave or interpolate), not the picture (repeat).",
+            lambda x, skip: torch.cat([x.repeat(1, 1, 2, 2), skip], dim=1),
+        ),
+        (
+            "the skip is made smaller; instead make the features larger, to the size of the skip.",
+            lambda x, skip: torch.cat([x, F.avg_pool2d(skip, 2)], dim=1),
+        ),
         ("the skip is missing from the result: join it along the channels.", lambda x, skip: _larger(x)),
     ),
-    hints=("First make x as large as skip, then put the two side by side as channels.",
-           "Nearest-neighbour upsampling repeats every pixel twice in both directions; channels are dimension 1.",
-           "torch.cat([F.interpolate(x, scale_factor=2, mode=\"nearest\"), skip], dim=1)."))
+    hints=(
+        "First make x as large as skip, then put the two side by side as channels.",
+        "Nearest-neighbour upsampling repeats every pixel twice in both directions; channels are dimension 1.",
+        'torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), skip], dim=1).',
+    ),
+)

@@ -27,23 +27,37 @@ def to_picture(decode, z, scale, limit=lambda x: x.clamp(-1, 1)):
 
 
 PICTURE = Exercise(
-    reference=to_picture, cases=latent_case,
+    reference=to_picture,
+    cases=latent_case,
     mistakes=(
-        ("the scale is on the wrong side: encoding multiplies by it, so decoding divides.",
-         lambda decode, z, scale: to_picture(decode, z, 1 / scale)),
-        ("the scale is missing: the decoder gets latents that are too small, and the picture is pale.",
-         lambda decode, z, scale: to_picture(decode, z, 1.0)),
-        ("nothing is clipped: a decoder may overshoot, and pictures end at -1 and 1.",
-         lambda decode, z, scale: to_picture(decode, z, scale, lambda x: x)),
-        ("the range is that of a file here; the course's pictures stay in [-1, 1].",
-         lambda decode, z, scale: to_picture(decode, z, scale, lambda x: (x.clamp(-1, 1) + 1) / 2)),
-        ("the picture is scaled, not the latent: divide before you decode.",
-         lambda decode, z, scale: (decode(z) / scale).clamp(-1, 1)),
+        (
+            "the scale is on the wrong side: encoding multiplies by it, so decoding divides.",
+            lambda decode, z, scale: to_picture(decode, z, 1 / scale),
+        ),
+        (
+            "the scale is missing: the decoder gets latents that are too small, and the picture is pale.",
+            lambda decode, z, scale: to_picture(decode, z, 1.0),
+        ),
+        (
+            "nothing is clipped: a decoder may overshoot, and pictures end at -1 and 1.",
+            lambda decode, z, scale: to_picture(decode, z, scale, lambda x: x),
+        ),
+        (
+            "the range is that of a file here; the course's pictures stay in [-1, 1].",
+            lambda decode, z, scale: to_picture(decode, z, scale, lambda x: (x.clamp(-1, 1) + 1) / 2),
+        ),
+        (
+            "the picture is scaled, not the latent: divide before you decode.",
+            lambda decode, z, scale: (decode(z) / scale).clamp(-1, 1),
+        ),
         ("the latent is clipped; clip the picture.", lambda decode, z, scale: decode((z / scale).clamp(-1, 1))),
     ),
-    hints=("Training multiplied every latent by the scale, so that its variance is 1. Undo that first.",
-           "Three steps: divide, decode, clip to [-1, 1].",
-           "decode(z / scale).clamp(-1, 1)."))  # fmt: skip
+    hints=(
+        "Training multiplied every latent by the scale, so that its variance is 1. Undo that first.",
+        "Three steps: divide, decode, clip to [-1, 1].",
+        "decode(z / scale).clamp(-1, 1).",
+    ),
+)
 
 
 # ------------------------------------------------------------------ how many steps a strength takes
@@ -60,25 +74,41 @@ def last_steps(table, strength, count=int):
 
 
 WALK = Exercise(
-    reference=last_steps, cases=last_steps_case,
+    reference=last_steps,
+    cases=last_steps_case,
     mistakes=(
-        ("this takes the noisy part of the table; the picture is noised only part of the way: take the last steps.",
-         lambda table, strength: table[: int(strength * len(table))]),
-        ("the strength is turned round: 1 forgets the picture and takes all steps.",
-         lambda table, strength: table[int(strength * len(table)) :]),
-        ("the strength is turned round: 1 - strength of the steps are left out, not taken.",
-         lambda table, strength: last_steps(table, 1 - strength)),
-        ("the number of steps is rounded; as in diffusers, int cuts it off.",
-         lambda table, strength: last_steps(table, strength, round)),
-        ("the table is reversed: go on from noise down to the picture.",
-         lambda table, strength: last_steps(table, strength).flip(0)),
+        (
+            "this takes the noisy part of the table; the picture is noised only part of the way: take the last steps.",
+            lambda table, strength: table[: int(strength * len(table))],
+        ),
+        (
+            "the strength is turned round: 1 forgets the picture and takes all steps.",
+            lambda table, strength: table[int(strength * len(table)) :],
+        ),
+        (
+            "the strength is turned round: 1 - strength of the steps are left out, not taken.",
+            lambda table, strength: last_steps(table, 1 - strength),
+        ),
+        (
+            "the number of steps is rounded; as in diffusers, int cuts it off.",
+            lambda table, strength: last_steps(table, strength, round),
+        ),
+        (
+            "the table is reversed: go on from noise down to the picture.",
+            lambda table, strength: last_steps(table, strength).flip(0),
+        ),
         ("these are all the steps, whatever the strength.", lambda table, strength: table),
-        ("one step is missing: int(strength * S) of them are taken.",
-         lambda table, strength: last_steps(table, strength, lambda x: int(x) - 1)),
+        (
+            "one step is missing: int(strength * S) of them are taken.",
+            lambda table, strength: last_steps(table, strength, lambda x: int(x) - 1),
+        ),
     ),
-    hints=("The table goes from noise down to the picture. A weak change begins near its end.",
-           "With S = len(table), int(strength * S) steps are taken: the last ones.",
-           "table[len(table) - int(strength * len(table)):]. (table[-n:] goes wrong for n = 0.)"))  # fmt: skip
+    hints=(
+        "The table goes from noise down to the picture. A weak change begins near its end.",
+        "With S = len(table), int(strength * S) steps are taken: the last ones.",
+        "table[len(table) - int(strength * len(table)):]. (table[-n:] goes wrong for n = 0.)",
+    ),
+)
 
 
 # ------------------------------------------------------------------ two conditions, two scales
@@ -94,25 +124,47 @@ def two(none, picture, both, picture_scale, text_scale):
 
 
 TWO = Exercise(
-    reference=two, cases=two_case,
+    reference=two,
+    cases=two_case,
     mistakes=(
-        ("the two scales are exchanged: the first arrow, from none to picture, belongs to the picture.",
-         lambda n, p, b, ps, ts: two(n, p, b, ts, ps)),
-        ("the second arrow starts at none: then the picture is counted twice. It goes from picture to both.",
-         lambda n, p, b, ps, ts: n + ps * (p - n) + ts * (b - n)),
-        ("the second arrow points the wrong way: it goes from picture to both.",
-         lambda n, p, b, ps, ts: two(n, p, b, ps, -ts)),
-        ("the first arrow points the wrong way: it goes from none to picture.",
-         lambda n, p, b, ps, ts: two(n, p, b, -ps, ts)),
-        ("the start is missing: add the answer without any condition.",
-         lambda n, p, b, ps, ts: two(n, p, b, ps, ts) - n),
-        ("this starts at the answer with both; with both scales 1 you would go past it.",
-         lambda n, p, b, ps, ts: two(n, p, b, ps, ts) - n + b),
+        (
+            "the two scales are exchanged: the first arrow, from none to picture, belongs to the picture.",
+            lambda n, p, b, ps, ts: two(n, p, b, ts, ps),
+        ),
+        (
+            "the second arrow starts at none: then the picture is counted twice. It goes from picture to both.",
+            lambda n, p, b, ps, ts: n + ps * (p - n) + ts * (b - n),
+        ),
+        (
+            "the second arrow points the wrong way: it goes from picture to both.",
+            lambda n, p, b, ps, ts: two(n, p, b, ps, -ts),
+        ),
+        (
+            "the first arrow points the wrong way: it goes from none to picture.",
+            lambda n, p, b, ps, ts: two(n, p, b, -ps, ts),
+        ),
+        (
+            "the start is missing: add the answer without any condition.",
+            lambda n, p, b, ps, ts: two(n, p, b, ps, ts) - n,
+        ),
+        (
+            "this starts at the answer with both; with both scales 1 you would go past it.",
+            lambda n, p, b, ps, ts: two(n, p, b, ps, ts) - n + b,
+        ),
     ),
-    hints=("Two arrows in a row: from nothing to the picture, from there to picture and text. Each has its own scale.",
-           "The first arrow is picture - none, the second both - picture; with both scales 1 you arrive at both.",
-           "none + picture_scale * (picture - none) + text_scale * (both - picture)."))  # fmt: skip
+    hints=(
+        "Two arrows in a row: from nothing to the picture, from there to picture and text. Each has its own scale.",
+        "The first arrow is picture - none, the second both - picture; with both scales 1 you arrive at both.",
+        "none + picture_scale * (picture - none) + text_scale * (both - picture).",
+    ),
+)
 
 
-EXERCISES = {"06-picture": PICTURE, "06-strength": WALK, "06-keep": KEEP, "06-nine": NINE, "06-pool": POOL,
-             "06-two": TWO}  # fmt: skip
+EXERCISES = {
+    "06-picture": PICTURE,
+    "06-strength": WALK,
+    "06-keep": KEEP,
+    "06-nine": NINE,
+    "06-pool": POOL,
+    "06-two": TWO,
+}

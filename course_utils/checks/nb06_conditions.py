@@ -22,25 +22,41 @@ def keep(zt, known, eps, mask, alpha_bar_t, root=lambda a: a.sqrt()):
 
 
 KEEP = Exercise(
-    reference=lambda *args: keep(*args), cases=keep_case,
+    reference=lambda *args: keep(*args),
+    cases=keep_case,
     mistakes=(
-        ("the mask is turned round: it is 1 where the picture is drawn anew, so zt belongs there.",
-         lambda zt, k, e, m, a: keep(zt, k, e, 1 - m, a)),
-        ("the known part is clean, and the rest is noisy: noise it to the same step first.",
-         lambda zt, k, e, m, a: m * zt + (1 - m) * k),
-        ("the roots are missing: the closed form has sqrt(alpha_bar) and sqrt(1 - alpha_bar).",
-         lambda zt, k, e, m, a: keep(zt, k, e, m, a, lambda a: a)),
-        ("the two coefficients are exchanged: the picture gets sqrt(alpha_bar).",
-         lambda zt, k, e, m, a: keep(zt, k, e, m, 1 - a)),
-        ("this noises the known part and forgets to blend it with zt.",
-         lambda zt, k, e, m, a: keep(zt, k, e, 0 * m, a)),
+        (
+            "the mask is turned round: it is 1 where the picture is drawn anew, so zt belongs there.",
+            lambda zt, k, e, m, a: keep(zt, k, e, 1 - m, a),
+        ),
+        (
+            "the known part is clean, and the rest is noisy: noise it to the same step first.",
+            lambda zt, k, e, m, a: m * zt + (1 - m) * k,
+        ),
+        (
+            "the roots are missing: the closed form has sqrt(alpha_bar) and sqrt(1 - alpha_bar).",
+            lambda zt, k, e, m, a: keep(zt, k, e, m, a, lambda a: a),
+        ),
+        (
+            "the two coefficients are exchanged: the picture gets sqrt(alpha_bar).",
+            lambda zt, k, e, m, a: keep(zt, k, e, m, 1 - a),
+        ),
+        (
+            "this noises the known part and forgets to blend it with zt.",
+            lambda zt, k, e, m, a: keep(zt, k, e, 0 * m, a),
+        ),
         ("nothing is put back: this is zt, hidden where the picture is known.", lambda zt, k, e, m, a: m * zt),
-        ("the sample is noised a second time: only the known latent needs noise.",
-         lambda zt, k, e, m, a: keep(keep(zt, zt, e, 0 * m, a), k, e, m, a)),
+        (
+            "the sample is noised a second time: only the known latent needs noise.",
+            lambda zt, k, e, m, a: keep(keep(zt, zt, e, 0 * m, a), k, e, m, a),
+        ),
     ),
-    hints=("Bring the known latent to the noise of step t first. Then choose, place by place.",
-           "Noised: sqrt(alpha_bar) * known + sqrt(1 - alpha_bar) * eps. Chosen: mask * new + (1 - mask) * old.",
-           "mask * zt + (1 - mask) * (alpha_bar_t.sqrt() * known + (1 - alpha_bar_t).sqrt() * eps)."))  # fmt: skip
+    hints=(
+        "Bring the known latent to the noise of step t first. Then choose, place by place.",
+        "Noised: sqrt(alpha_bar) * known + sqrt(1 - alpha_bar) * eps. Chosen: mask * new + (1 - mask) * old.",
+        "mask * zt + (1 - mask) * (alpha_bar_t.sqrt() * known + (1 - alpha_bar_t).sqrt() * eps).",
+    ),
+)
 
 
 # ------------------------------------------------------------------ nine channels
@@ -64,24 +80,38 @@ def smooth(mask, size):
 
 
 NINE = Exercise(
-    reference=lambda *args: nine(*args), cases=nine_case,
+    reference=lambda *args: nine(*args),
+    cases=nine_case,
     mistakes=(
-        ("the order is another one: latent 4, mask 1, masked latent 4. The trained weights know no other.",
-         lambda *args: nine(*args, order=(0, 2, 1))),
-        ("the mask stands first; Stable Diffusion's order is latent 4, mask 1, masked latent 4.",
-         lambda *args: nine(*args, order=(1, 0, 2))),
+        (
+            "the order is another one: latent 4, mask 1, masked latent 4. The trained weights know no other.",
+            lambda *args: nine(*args, order=(0, 2, 1)),
+        ),
+        (
+            "the mask stands first; Stable Diffusion's order is latent 4, mask 1, masked latent 4.",
+            lambda *args: nine(*args, order=(1, 0, 2)),
+        ),
         ("the masked latent and the noisy one are exchanged.", lambda *args: nine(*args, order=(2, 1, 0))),
-        ("the mask is averaged, so it has grey borders: the nearest pixel decides (F.interpolate as it is).",
-         lambda *args: nine(*args, shrink=smooth)),
-        ("the mask is cut out of a corner; shrink it.",
-         lambda *args: nine(*args, shrink=lambda mask, size: mask[..., : size[0], : size[1]])),
-        ("the mask is turned round: 1 stays where the picture is drawn anew.",
-         lambda zt, mask, kept: nine(zt, 1 - mask, kept)),
+        (
+            "the mask is averaged, so it has grey borders: the nearest pixel decides (F.interpolate as it is).",
+            lambda *args: nine(*args, shrink=smooth),
+        ),
+        (
+            "the mask is cut out of a corner; shrink it.",
+            lambda *args: nine(*args, shrink=lambda mask, size: mask[..., : size[0], : size[1]]),
+        ),
+        (
+            "the mask is turned round: 1 stays where the picture is drawn anew.",
+            lambda zt, mask, kept: nine(zt, 1 - mask, kept),
+        ),
         ("the mask is missing: 8 channels instead of 9.", lambda zt, mask, kept: torch.cat([zt, kept], dim=1)),
     ),
-    hints=("The mask has the size of the picture, the latents are smaller. Make it fit first.",
-           "F.interpolate(mask, size=zt.shape[-2:]) takes the nearest pixel; torch.cat(..., dim=1) joins channels.",
-           "torch.cat([zt, F.interpolate(mask, size=zt.shape[-2:]), kept], dim=1)."))  # fmt: skip
+    hints=(
+        "The mask has the size of the picture, the latents are smaller. Make it fit first.",
+        "F.interpolate(mask, size=zt.shape[-2:]) takes the nearest pixel; torch.cat(..., dim=1) joins channels.",
+        "torch.cat([zt, F.interpolate(mask, size=zt.shape[-2:]), kept], dim=1).",
+    ),
+)
 
 
 # ------------------------------------------------------------------ one vector of a whole text
@@ -99,19 +129,27 @@ def pool(context, position, scale=None, among=lambda question, context: torch.ca
 
 
 POOL = Exercise(
-    reference=lambda *args: pool(*args), cases=pool_case,
+    reference=lambda *args: pool(*args),
+    cases=pool_case,
     mistakes=(
-        ("the question is not among the tokens that answer: lay it before the context.",
-         lambda c, p: pool(c, p, among=lambda question, context: context)),
+        (
+            "the question is not among the tokens that answer: lay it before the context.",
+            lambda c, p: pool(c, p, among=lambda question, context: context),
+        ),
         ("the logits are not divided by sqrt(D): the softmax is too sharp.", lambda c, p: pool(c, p, scale=1.0)),
         ("position is not added to the mean.", lambda c, p: pool(c, 0 * p)),
         ("this is the plain mean: no token is weighed.", lambda c, p: c.mean(dim=1)),
         ("this is the question itself; it has not asked yet.", lambda c, p: c.mean(dim=1) + p),
-        ("the tokens are averaged evenly: take the softmax of question @ tokens as weights.",
-         lambda c, p: torch.cat([c.mean(dim=1, keepdim=True) + p, c], dim=1).mean(dim=1)),
+        (
+            "the tokens are averaged evenly: take the softmax of question @ tokens as weights.",
+            lambda c, p: torch.cat([c.mean(dim=1, keepdim=True) + p, c], dim=1).mean(dim=1),
+        ),
         ("the logits are divided by D, not by its root.", lambda c, p: pool(c, p, scale=c.shape[-1])),
     ),
-    hints=("The mean of the tokens, plus position, asks; it and all tokens answer.",
-           "question (B, 1, D), tokens = cat([question, context], 1); shares = softmax(question @ tokensᵀ / sqrt(D)).",
-           "q = context.mean(1, keepdim=True) + position; k = torch.cat([q, context], 1); "
-           "F.scaled_dot_product_attention(q, k, k)[:, 0]."))  # fmt: skip
+    hints=(
+        "The mean of the tokens, plus position, asks; it and all tokens answer.",
+        "question (B, 1, D), tokens = cat([question, context], 1); shares = softmax(question @ tokensᵀ / sqrt(D)).",
+        "q = context.mean(1, keepdim=True) + position; k = torch.cat([q, context], 1); "
+        "F.scaled_dot_product_attention(q, k, k)[:, 0].",
+    ),
+)

@@ -57,23 +57,35 @@ def mixed(A1, B1, A2, B2, w1, w2):
 
 
 MIX = Exercise(
-    reference=None, cases=mix_case,
+    reference=None,
+    cases=mix_case,
     examine=judge_product(
-        mixed, lambda A1, B1, A2, B2, w1, w2: len(A1) + len(A2),
+        mixed,
+        lambda A1, B1, A2, B2, w1, w2: len(A1) + len(A2),
         (
-            ("the weights are missing: multiply each B (or each A) by its own.",
-             lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, 1, 1)),
-            ("the weights are squared: multiply B or A, not both.",
-             lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1**2, w2**2)),
+            (
+                "the weights are missing: multiply each B (or each A) by its own.",
+                lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, 1, 1),
+            ),
+            (
+                "the weights are squared: multiply B or A, not both.",
+                lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1**2, w2**2),
+            ),
             ("the two weights are exchanged.", lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w2, w1)),
             ("only the first branch is weighted.", lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1, 1)),
             ("only the second branch is weighted.", lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, 1, w2)),
-            ("both branches have both weights: weight each B before you put them side by side.",
-             lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1 * w2, w1 * w2)),
-        )),
-    hints=("B A is a sum over r: one row of A times one column of B, r times. A longer sum has more rows and columns.",
-           "The A's stand on top of each other, (r1 + r2, C_in); the B's side by side, (C_out, r1 + r2).",
-           "A = torch.cat([A1, A2]); B = torch.cat([w1 * B1, w2 * B2], dim=1)."))  # fmt: skip
+            (
+                "both branches have both weights: weight each B before you put them side by side.",
+                lambda A1, B1, A2, B2, w1, w2: mixed(A1, B1, A2, B2, w1 * w2, w1 * w2),
+            ),
+        ),
+    ),
+    hints=(
+        "B A is a sum over r: one row of A times one column of B, r times. A longer sum has more rows and columns.",
+        "The A's stand on top of each other, (r1 + r2, C_in); the B's side by side, (C_out, r1 + r2).",
+        "A = torch.cat([A1, A2]); B = torch.cat([w1 * B1, w2 * B2], dim=1).",
+    ),
+)
 
 
 # ------------------------------------------------------------------ the best branch for a change that is known
@@ -93,23 +105,39 @@ def best(delta, rank, first=0, power=1.0):
 
 
 SHORTEN = Exercise(
-    reference=None, cases=change_case,
+    reference=None,
+    cases=change_case,
     examine=judge_product(
-        best, lambda delta, rank: rank,
+        best,
+        lambda delta, rank: rank,
         (
-            ("the singular values are missing: U and V are of length 1 and know no sizes.",
-             lambda d, r: best(d, r, power=0)),
-            ("the singular values are there twice: give them to A or to B, or their roots to both.",
-             lambda d, r: best(d, r, power=2)),
-            ("the singular values' roots are there once: both A and B need them, or one of the two the whole.",
-             lambda d, r: best(d, r, power=0.5)),
-            ("these are the weakest directions: svd sorts downwards, so the strongest come first.",
-             lambda d, r: best(d, r, first=min(d.shape) - r)),
+            (
+                "the singular values are missing: U and V are of length 1 and know no sizes.",
+                lambda d, r: best(d, r, power=0),
+            ),
+            (
+                "the singular values are there twice: give them to A or to B, or their roots to both.",
+                lambda d, r: best(d, r, power=2),
+            ),
+            (
+                "the singular values' roots are there once: both A and B need them, or one of the two the whole.",
+                lambda d, r: best(d, r, power=0.5),
+            ),
+            (
+                "these are the weakest directions: svd sorts downwards, so the strongest come first.",
+                lambda d, r: best(d, r, first=min(d.shape) - r),
+            ),
             ("the strongest direction is left out.", lambda d, r: best(d, r, first=1)),
             ("this is the whole change: keep the first `rank` directions.", lambda d, r: d),
-            ("these are the first rows of the change; keep its strongest directions.",
-             lambda d, r: torch.where(torch.arange(len(d))[:, None] < r, d, torch.zeros(()))),
-        )),
-    hints=("torch.linalg.svd takes a matrix apart into directions, the strongest first.",
-           "U, S, Vh = torch.linalg.svd(delta, full_matrices=False); delta is U * S @ Vh, with all directions.",
-           "A = Vh[:rank]; B = U[:, :rank] * S[:rank]."))  # fmt: skip
+            (
+                "these are the first rows of the change; keep its strongest directions.",
+                lambda d, r: torch.where(torch.arange(len(d))[:, None] < r, d, torch.zeros(())),
+            ),
+        ),
+    ),
+    hints=(
+        "torch.linalg.svd takes a matrix apart into directions, the strongest first.",
+        "U, S, Vh = torch.linalg.svd(delta, full_matrices=False); delta is U * S @ Vh, with all directions.",
+        "A = Vh[:rank]; B = U[:, :rank] * S[:rank].",
+    ),
+)

@@ -1,4 +1,5 @@
 """Captions as people write them, true of the picture: "a red car in the snow", "雪地里的红色汽车", "car, snow"."""
+
 from __future__ import annotations
 
 import string
@@ -17,30 +18,68 @@ from course_utils.datasets.nouns import (
 )
 
 LANGUAGES = ("en", "zh")
-WORDS_ZH = {"red": "红色", "orange": "橙色", "yellow": "黄色", "green": "绿色", "blue": "蓝色", "purple": "紫色",
-            "pink": "粉色", "brown": "棕色", "black": "黑色", "white": "白色", "grey": "灰色"}
-PLAIN = {"white": ((255, 255, 255), "白色"), "light blue": ((205, 228, 250), "浅蓝色"),  # pale: subjects stand out
-         "light green": ((214, 240, 208), "浅绿色"), "light yellow": ((253, 243, 196), "浅黄色"),
-         "light pink": ((252, 220, 230), "浅粉色"), "light purple": ((228, 218, 247), "浅紫色")}
-SCENES = {"blue sky and grass": "蓝天，草地", "night sky": "夜空", "beach": "沙滩", "snow": "雪地",
-          "sea": "大海", "sunset": "日落"}
+WORDS_ZH = {
+    "red": "红色",
+    "orange": "橙色",
+    "yellow": "黄色",
+    "green": "绿色",
+    "blue": "蓝色",
+    "purple": "紫色",
+    "pink": "粉色",
+    "brown": "棕色",
+    "black": "黑色",
+    "white": "白色",
+    "grey": "灰色",
+}
+PLAIN = {
+    "white": ((255, 255, 255), "白色"),
+    "light blue": ((205, 228, 250), "浅蓝色"),  # pale: subjects stand out
+    "light green": ((214, 240, 208), "浅绿色"),
+    "light yellow": ((253, 243, 196), "浅黄色"),
+    "light pink": ((252, 220, 230), "浅粉色"),
+    "light purple": ((228, 218, 247), "浅紫色"),
+}
+SCENES = {
+    "blue sky and grass": "蓝天，草地",
+    "night sky": "夜空",
+    "beach": "沙滩",
+    "snow": "雪地",
+    "sea": "大海",
+    "sunset": "日落",
+}
 BACKGROUNDS = (*PLAIN, *SCENES)
 PLACES = {  # where a thing is: background -> after an English noun, before a Chinese one
     **{name: (f"on a {name} background", f"{zh}背景上") for name, (_, zh) in PLAIN.items()},
     "blue sky and grass": ("on the grass under a blue sky", "蓝天下草地上"),
     "night sky": ("under the night sky", "夜空下"),
-    "beach": ("at the beach", "沙滩上"), "snow": ("in the snow", "雪地里"), "sea": ("at sea", "大海上"),
-    "sunset": ("at sunset", "日落时")}
+    "beach": ("at the beach", "沙滩上"),
+    "snow": ("in the snow", "雪地里"),
+    "sea": ("at sea", "大海上"),
+    "sunset": ("at sunset", "日落时"),
+}
 SENTENCES = {  # {one}: with an article or measure word; {it}: without; {place}, {style}: empty if left out
-    "en": ("{one}{place}{style}", "{it}{place}{style}", "a drawing of {one}{place}{style}",
-           "a picture of {one}{place}{style}", "{one}{style}{place}"),
-    "zh": ("{place}{it}{style}", "{place}{one}{style}", "一张{place}{it}的图片{style}")}
-P_PLURAL, P_CAPITALS = .04, .08  # chances that a caption speaks of many, or has capital letters
+    "en": (
+        "{one}{place}{style}",
+        "{it}{place}{style}",
+        "a drawing of {one}{place}{style}",
+        "a picture of {one}{place}{style}",
+        "{one}{style}{place}",
+    ),
+    "zh": ("{place}{it}{style}", "{place}{one}{style}", "一张{place}{it}的图片{style}"),
+}
+P_PLURAL, P_CAPITALS = 0.04, 0.08  # chances that a caption speaks of many, or has capital letters
 
 
-def caption(meta: dict, color: str | None = None, background: str | None = None, language: str = "en",
-            rng: np.random.Generator | None = None, p_omit: float = .35, p_tags: float = .15,
-            natural: float = .5) -> str:
+def caption(
+    meta: dict,
+    color: str | None = None,
+    background: str | None = None,
+    language: str = "en",
+    rng: np.random.Generator | None = None,
+    p_omit: float = 0.35,
+    p_tags: float = 0.15,
+    natural: float = 0.5,
+) -> str:
     """The caption of a picture, in "en" or "zh": "pink butterfly, noto style, night sky". Built in notebook 01.
 
     With `rng`, style and background are each left out with p_omit, another word stands for the name with p_tags, and
@@ -86,18 +125,26 @@ def _list(subject: str, style: str | None, color: str | None, background: str | 
     return ("，" if zh else ", ").join(parts)
 
 
-def _sentence(subject: str, style: str | None, color: str | None, background: str | None, language: str,
-              form: int = 0) -> str:
+def _sentence(
+    subject: str, style: str | None, color: str | None, background: str | None, language: str, form: int = 0
+) -> str:
     """The parts in one of the SENTENCES of a language."""
     place = PLACES[background] if background else None
     if language == "zh":
-        words = {"it": (WORDS_ZH[color] if color else "") + subject,
-                 "one": measured(subject, f"{WORDS_ZH[color]}的" if color else ""),
-                 "place": f"{place[1]}的" if place else "", "style": f"，{style}风格" if style else ""}
+        words = {
+            "it": (WORDS_ZH[color] if color else "") + subject,
+            "one": measured(subject, f"{WORDS_ZH[color]}的" if color else ""),
+            "place": f"{place[1]}的" if place else "",
+            "style": f"，{style}风格" if style else "",
+        }
     else:
         it = f"{color} {subject}" if color else subject
-        words = {"it": it, "one": with_article(it) if is_counted(subject) else it,
-                 "place": f" {place[0]}" if place else "", "style": f", {style} style" if style else ""}
+        words = {
+            "it": it,
+            "one": with_article(it) if is_counted(subject) else it,
+            "place": f" {place[0]}" if place else "",
+            "style": f", {style} style" if style else "",
+        }
         if form == 4 and style:
             words["style"] = f" in {style} style"
     return SENTENCES[language][form].format(**words)

@@ -1,15 +1,20 @@
 """What a thing is called: English nouns with articles and plurals, Chinese ones with measure words, other words."""
+
 from __future__ import annotations
 
 import re
 
-NAMES_COLOR = re.compile(r"\b(red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|gold|silver)"
-                         "|^[红黑白金银]|色", re.IGNORECASE)  # a name or tag that speaks of a colour itself
+NAMES_COLOR = re.compile(
+    r"\b(red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|gold|silver)"
+    "|^[红黑白金银]|色",
+    re.IGNORECASE,
+)  # a name or tag that speaks of a colour itself
 
 # ------------------------------------------------------------------ English nouns
 OF = re.compile(r" (?:with|without|of|on|in|at|over|behind|showing|facing|tilted|fluttering)\b.*")  # ends a head
 MANY = re.compile(r"(?<!s|u|i)s$|^(?:piece|pair)s of|\bdice$|\bclothes$")  # "grapes", not "glass", or "tennis"
 SINGULAR = {"rhinoceros", "cactus"}
+# fmt: off
 UNCOUNTED = {  # what English does not count: no article and no plural
     "american football", "bacon", "badminton", "baguette bread", "beer", "bowling", "bread", "broccoli", "bubble tea",
     "building construction", "butter", "camping", "candy", "canned food", "cheese", "chocolate", "coffee",
@@ -27,13 +32,14 @@ IRREGULAR = {"wolf": "wolves", "leaf": "leaves", "knife": "knives", "sheaf": "sh
              "moose": "moose", "bison": "bison", "squid": "squid", "aircraft": "aircraft", "die": "dice",
              "scissors": "scissors", "potato": "potatoes", "tomato": "tomatoes", "mango": "mangoes",
              "mosquito": "mosquitoes", "tornado": "tornadoes", "volcano": "volcanoes", "cactus": "cacti"}
+# fmt: on
 PLURAL_GROUPS = ("animal-", "plant-", "food-fruit", "food-vegetable", "transport-", "musical-instrument")
 
 
 def split_noun(name: str) -> tuple[str, str]:
     """A name as the words up to its head and what follows: "cat with wry smile" -> ("cat", " with wry smile")."""
     head = OF.sub("", name)
-    return head, name[len(head):]
+    return head, name[len(head) :]
 
 
 def is_counted(name: str) -> bool:
@@ -58,13 +64,15 @@ def plural(name: str) -> str:
 
 
 def with_article(noun: str) -> str:
-    """"a noun" or "an noun", by its first sound."""
+    """ "a noun" or "an noun", by its first sound."""
     vowel = re.match(r"[aeiou]|hour|x-ray", noun, re.IGNORECASE) and not re.match(
-        r"eu|ewe|one\b|uni|utensil|ukulele", noun, re.IGNORECASE)
+        r"eu|ewe|one\b|uni|utensil|ukulele", noun, re.IGNORECASE
+    )
     return f"{'an' if vowel else 'a'} {noun}"
 
 
 # ------------------------------------------------------------------ other words for a thing
+# fmt: off
 KINDS = {  # in a subgroup of Unicode: the tags that say what kind of thing it is
     "animal-": ("animal", "bird", "insect", "reptile", "dinosaur", "动物", "鸟", "昆虫", "恐龙"),
     "plant-flower": ("flower", "花"), "plant-other": ("plant", "tree", "树"),
@@ -119,6 +127,7 @@ SYNONYMS = {  # concept: its tags that mean the same thing, in English
     "gear": "cog", "dagger": "knife", "headstone": "tombstone tomb", "bathtub": "bath", "elevator": "lift",
     "bucket": "pail", "mouse trap": "mousetrap", "chair": "seat", "shopping cart": "trolley", "moai": "statue",
     "church": "chapel", "stop sign": "sign", "crutch": "cane", "ghost": "monster", "pen": "ballpoint"}
+# fmt: on
 NOT_ALIKE_ZH = (  # tags that end as the name does, and yet are no other word for it
     "一片派 一面老一面嫩的煎蛋 上锁 下雨 乘雪橇 亚洲 借记卡 全麦面包 八分音符 公平 刷卡 前门 包礼物 南瓜派 "
     "卷心菜 发邮件 叫车 后门 吸烟 喝酒 圆白菜 圣诞树 塑像 守车 寄生虫 射箭 小天鹅 小白菜 小袋鼠 干杯 开车 开锁 "
@@ -126,7 +135,8 @@ NOT_ALIKE_ZH = (  # tags that end as the name does, and yet are no other word fo
     "暴风雨 有待收信件 有新信件 欧洲 欧洲邮局 毛笔 水果派 水牛 法国蜗牛 溜冰 澳洲 牦牛 玉米卷饼 现金卡 生菜 "
     "电吉他 电影票 画笔 直的红绿灯 破壳 碰杯 秋叶 竖笛 筑巢 美洲 脚踏车锁 脸 自动人力车 花钱 苹果派 菲菲笛 落叶 "
     "衣服 装饰 解锁 豪华游艇 贷记卡 赛马 起飞 跳伞 踩滑板 车票 金牌 降落 陨落之星 雄鹅 雌孔雀 非洲 飞镖 香草 "
-    "马蹄铁 驾帆船 驾雪橇 骑车 骑马 鱼钩")
+    "马蹄铁 驾帆船 驾雪橇 骑车 骑马 鱼钩"
+)
 CHINESE_NOUN = re.compile("(?![一两]|.*的)[\u4e00-\u9fff]{1,4}(?![子头])[\u4e00-\u9fff]")
 FEELINGS = ("face-", "emotion", "heart", "time", "cat-face", "monkey-face", "sky-weather")  # where tags are moods
 
@@ -151,6 +161,7 @@ def other_words(meta: dict, language: str) -> list[str]:
 
 
 # ------------------------------------------------------------------ Chinese nouns
+# fmt: off
 MEASURES = {  # measure word -> what a name ends in; the longest that fits
     "条": "龙 蛇 虫子 裤 裙 领带 围巾 丝带 黄瓜 毛毛虫 蠕虫 鱼",
     "头": "鲸 鲸鱼 象 牛 驴 猪 犀牛 河马 狮子",
@@ -193,6 +204,7 @@ MEASURES = {  # measure word -> what a name ends in; the longest that fits
           "气球 机器人 雪人 杯 瓶 箱 盒 桶 锅 包 铃铛 灯泡 闹钟 南瓜灯 外星人 奖杯 鸡蛋 蛋 风筝 泰迪熊 轮胎 茄子 椰子 "
           "表情 小丑脸 笑脸 甜瓜 猕猴桃 面包圈 月饼 饺子 骰子 喇叭 车轮 娃娃 磁铁 红绿灯 蛋糕 三明治 蘑菇 交通灯 "
           "信号灯"}
+# fmt: on
 ONE = {end: measure for measure, ends in MEASURES.items() for end in ends.split()}
 
 
@@ -209,7 +221,11 @@ def measured(noun: str, color: str) -> str:
 def subject_name(meta: dict, language: str) -> str:
     """The name of what is shown, fit to be called something seen."""
     name = meta[f"name_{language}"]
-    if language == "zh" and meta["subgroup"].startswith("face-") and meta["subgroup"] != "face-costume" \
-            and name[-1] not in "脸魔":
+    if (
+        language == "zh"
+        and meta["subgroup"].startswith("face-")
+        and meta["subgroup"] != "face-costume"
+        and name[-1] not in "脸魔"
+    ):
         name += "表情"  # many faces are called by a bare verb; "laugh" needs a noun to be something seen
     return name

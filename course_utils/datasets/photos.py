@@ -1,4 +1,5 @@
 """A learner's own photos: each usable picture of a folder as a small square, and why the others are not used."""
+
 from __future__ import annotations
 
 import hashlib
@@ -82,16 +83,22 @@ def _existing(folder: str | Path) -> Path:
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name no system could bear
         return path
     shown = _printable(str(path))
-    raise InputError(f"{shown} is a file: name the folder that holds it" if os.path.exists(path) else
-                     f"there is no folder {shown}: name the one that holds your photos")
+    raise InputError(
+        f"{shown} is a file: name the folder that holds it"
+        if os.path.exists(path)
+        else f"there is no folder {shown}: name the one that holds your photos"
+    )
 
 
 def _files(folder: Path) -> list[Path]:
     """What lies in the folder, by name, without the system's own files; InputError if that is nothing, or too much."""
     shown = _printable(str(folder))
     try:
-        files = sorted(path for path in folder.iterdir()
-                       if not path.name.startswith(".") and path.name.lower() not in OF_THE_SYSTEM)
+        files = sorted(
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and path.name.lower() not in OF_THE_SYSTEM
+        )
     except OSError as error:
         raise InputError(f"the folder {shown} cannot be read: {error.strerror}") from error
     if not files:

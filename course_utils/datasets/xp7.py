@@ -2,6 +2,7 @@
 
 Twelve pictures to teach from, eight others of the same car to score against: `load_xp7("train")`, `load_xp7("unseen")`.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -20,10 +20,14 @@ class FeatureNet(nn.Module):
         for i, width in enumerate(widths):
             stages.append(
                 nn.Sequential(
-                    nn.Conv2d(before, width, 3, stride=2 if i else 1, padding=1), nn.GroupNorm(8, width), nn.SiLU(),
-                    nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU(),
+                    nn.Conv2d(before, width, 3, stride=2 if i else 1, padding=1),
+                    nn.GroupNorm(8, width),
+                    nn.SiLU(),
+                    nn.Conv2d(width, width, 3, padding=1),
+                    nn.GroupNorm(8, width),
+                    nn.SiLU(),
                 )
-            )  # fmt: skip
+            )
             before = width
         self.stages = nn.ModuleList(stages)
         self.concept = nn.Linear(before, num_concepts)

@@ -66,6 +66,8 @@ def fidelity(evaluator, net, subject, prompts, targets, kind, real) -> dict[str,
     that training never showed. All in [-1, 1]. Raises what its parts raise. Built in notebook 10.
     """
     return {
-        "subject": similarity(evaluator, subject, real), "prompt": prompt_fidelity(evaluator, subject, targets),
-        "PRES": similarity(evaluator, kind, real), "DIV": prompt_diversity(net, subject, prompts),
-    }  # fmt: skip
+        "subject": similarity(evaluator, subject, real),
+        "prompt": prompt_fidelity(evaluator, subject, targets),
+        "PRES": similarity(evaluator, kind, real),
+        "DIV": prompt_diversity(net, subject, prompts),
+    }

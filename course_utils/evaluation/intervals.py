@@ -58,7 +58,12 @@ def interval(values, statistic: Callable = np.mean, confidence: float = 0.95, se
         found = stats.binomtest(int(values.sum()), len(values)).proportion_ci(confidence, method="wilson")
     else:
         found = stats.bootstrap(
-            (values,), statistic, n_resamples=2000, confidence_level=confidence, vectorized=True, method="percentile",
+            (values,),
+            statistic,
+            n_resamples=2000,
+            confidence_level=confidence,
+            vectorized=True,
+            method="percentile",
             rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
+        ).confidence_interval
     return float(found.low), float(found.high)

@@ -57,8 +57,11 @@ def alignment_hits(evaluator, x, targets) -> dict[str, torch.Tensor]:
     """
     answers, hits = predict(evaluator, x), {}
     for attribute in ATTRIBUTES:
-        given = targets.get(attribute, [None] * len(x)) if isinstance(targets, dict) else [
-            getattr(prompt, attribute) for prompt in targets]  # fmt: skip
+        given = (
+            targets.get(attribute, [None] * len(x))
+            if isinstance(targets, dict)
+            else [getattr(prompt, attribute) for prompt in targets]
+        )
         if len(given) != len(x):
             raise InputError(f"there are {len(x)} pictures, but {len(given)} targets")
         label = class_numbers(attribute, given)

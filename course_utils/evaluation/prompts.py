@@ -40,8 +40,10 @@ def _prompts(rows, language: str, form: str = "list") -> list[Prompt]:
     for what, given, known in (("language", language, LANGUAGES), ("form", form, tuple(FORMS))):
         if given not in known:
             raise DataError(f"Unknown {what} {given!r}: choose from {', '.join(known)}.")
-    return [Prompt(FORMS[form](meta, color, background, language), meta["concept"], meta["style"], color, background)
-            for meta, color, background in rows]  # fmt: skip
+    return [
+        Prompt(FORMS[form](meta, color, background, language), meta["concept"], meta["style"], color, background)
+        for meta, color, background in rows
+    ]
 
 
 def _background(rng) -> str:
@@ -53,9 +55,15 @@ def _rows(n, seed, concepts, styles, split="train") -> list[tuple]:
     """n rows of (meta, color, background) from a split: groups and styles take turns."""
     composer, rng, used, rows = _composer(tuple(styles), split), np.random.default_rng(seed), set(), []
     metas = composer.emoji.meta
-    turns = [[i for i, m in enumerate(metas) if (m["style"], m["group"]) == (style, group)
-              and (concepts is None or m["concept"] in concepts)]
-             for style in styles for group in GROUPS]  # fmt: skip
+    turns = [
+        [
+            i
+            for i, m in enumerate(metas)
+            if (m["style"], m["group"]) == (style, group) and (concepts is None or m["concept"] in concepts)
+        ]
+        for style in styles
+        for group in GROUPS
+    ]
     turns = [turn for turn in turns if turn]
     if n < 1 or not turns:
         raise DataError(f"Ask for at least one prompt (not {n}), and for concepts that training shows.")
@@ -90,8 +98,10 @@ def bare_prompts(language="en", n=100, seed=2024, concepts=None, styles=FLAT_STY
     """
     if language not in LANGUAGES:
         raise DataError(f"Unknown language {language!r}: choose from {', '.join(LANGUAGES)}.")
-    return [Prompt(subject_name(meta, language), meta["concept"], "", None, "")
-            for meta, _, _ in _rows(n, seed, concepts, styles)]  # fmt: skip
+    return [
+        Prompt(subject_name(meta, language), meta["concept"], "", None, "")
+        for meta, _, _ in _rows(n, seed, concepts, styles)
+    ]
 
 
 def held_out_style_prompts(language="en", n=100, seed=2024, concepts=None, styles=FLAT_STYLES, form="list"):
@@ -112,9 +122,14 @@ def _compositions() -> tuple:
         index = next(i for i, m in enumerate(metas) if m["concept"] == concept and color in m["recolors"])
         own, background = metas[index], _background(rng)
         painted = [c for c in composer.colors[index] if c != own["color"]]  # painted, as the held-out colour would be
-        likes = [m for m, colors in zip(metas, composer.colors) if color in colors and m["color"] != color
-                 and m["concept"] not in concepts
-                 and (m["style"], m["group"]) == (own["style"], own["group"])]  # fmt: skip
+        likes = [
+            m
+            for m, colors in zip(metas, composer.colors)
+            if color in colors
+            and m["color"] != color
+            and m["concept"] not in concepts
+            and (m["style"], m["group"]) == (own["style"], own["group"])
+        ]
         other, like = painted[rng.integers(len(painted))], likes[rng.integers(len(likes))]
         triples.append(((own, color, background), (own, other, background), (like, color, background)))
     return tuple(triples)

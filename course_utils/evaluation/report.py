@@ -1,7 +1,8 @@
 """What the evaluator says of a system's pictures for the fixed prompts: the table of `course evaluate`.
 
-    fixed prompts, two languages ──► pictures ──► evaluator ──► share right of concept, style, colour, background
+fixed prompts, two languages ──► pictures ──► evaluator ──► share right of concept, style, colour, background
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,14 +22,33 @@ from course_utils.interop.lora_files import lora_adapter
 from course_utils.recipes import stable_diffusion, style_3d, text_pixel
 from course_utils.systems.registry import PROMPTED, SYSTEMS, open_system
 
-COLUMNS = {"concept": "concept", "concept_top5": "top 5", "style": "style", "color": "colour",
-           "background": "background", "psnr": "PSNR", "perceptual": "perceptual", "concept_real": "before it",
-           "subject": "subject", "prompt": "prompt", "PRES": "PRES", "DIV": "DIV"}
-UNITS = {"psnr": "{:.1f} dB", "perceptual": "{:.3f}",  # everything else is a share
-         "subject": "{:.2f}", "PRES": "{:.2f}", "DIV": "{:.2f}"}
+COLUMNS = {
+    "concept": "concept",
+    "concept_top5": "top 5",
+    "style": "style",
+    "color": "colour",
+    "background": "background",
+    "psnr": "PSNR",
+    "perceptual": "perceptual",
+    "concept_real": "before it",
+    "subject": "subject",
+    "prompt": "prompt",
+    "PRES": "PRES",
+    "DIV": "DIV",
+}
+UNITS = {
+    "psnr": "{:.1f} dB",
+    "perceptual": "{:.3f}",  # everything else is a share
+    "subject": "{:.2f}",
+    "PRES": "{:.2f}",
+    "DIV": "{:.2f}",
+}
 NAMES = {"en": "English", "zh": "Chinese"}
-TRAINING_PICTURES = {"text-pixel": text_pixel.emoji, "stable-diffusion": stable_diffusion.emoji,
-                     "style-3d": style_3d.emoji}
+TRAINING_PICTURES = {
+    "text-pixel": text_pixel.emoji,
+    "stable-diffusion": stable_diffusion.emoji,
+    "style-3d": style_3d.emoji,
+}
 
 
 def concepts(system: str) -> frozenset[str]:
@@ -36,9 +56,16 @@ def concepts(system: str) -> frozenset[str]:
     return frozenset(TRAINING_PICTURES[system]().column("concept"))
 
 
-def evaluate(system: str = PROMPTED, n: int = 100, steps: int | None = None, guidance: float | None = None,
-             seed: int = 0, device: str | None = None, folder: str | Path | None = None,
-             progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
+def evaluate(
+    system: str = PROMPTED,
+    n: int = 100,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, float]]:
     """Draw n fixed prompts a language, and the held-out compositions, and let the evaluator judge.
 
     Returns {row: shares right}: rows for seen and held-out prompts in both languages, and one for real pictures that
@@ -48,8 +75,11 @@ def evaluate(system: str = PROMPTED, n: int = 100, steps: int | None = None, gui
     opened, evaluator, rows, known = open_system(system, device, folder), load_evaluator(), {}, concepts(system)
     for what in ("seen", "held-out colour"):
         for language in LANGUAGES:
-            prompts = (fixed_prompts(language, n, concepts=known, styles=FIRST_STYLES) if what == "seen"
-                       else [p for p in held_out_prompts(language) if p.concept in known])
+            prompts = (
+                fixed_prompts(language, n, concepts=known, styles=FIRST_STYLES)
+                if what == "seen"
+                else [p for p in held_out_prompts(language) if p.concept in known]
+            )
             pictures = opened.draw([p.text for p in prompts], seed, steps, guidance, progress=progress)
             rows[f"{what}, {NAMES[language]}, {len(prompts)}"] = alignment(evaluator, to_tensor(pictures), prompts)
     size = pictures.shape[1]
@@ -60,8 +90,11 @@ def evaluate(system: str = PROMPTED, n: int = 100, steps: int | None = None, gui
 def evaluate_evaluator(n: int = 2000, folder: str | Path | None = None) -> dict[str, dict[str, float]]:
     """Let the evaluator judge n real pictures a row, held out and trained on, at two sizes; as `evaluate`."""
     evaluator = load_evaluator(folder=folder)
-    return {f"{name}, {size} px": held_out_accuracy(evaluator, size, n, split=split)
-            for name, split in (("held out", "test"), ("trained on", "train")) for size in (64, 32)}
+    return {
+        f"{name}, {size} px": held_out_accuracy(evaluator, size, n, split=split)
+        for name, split in (("held out", "test"), ("trained on", "train"))
+        for size in (64, 32)
+    }
 
 
 def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, dict[str, float]]:
@@ -79,16 +112,25 @@ def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, di
             y = torch.cat([vae.decode(vae.encode(part).mean) for part in x.split(32)]).clamp(-1, 1)
             perceptual = torch.cat([perceptual_distance(net, a, b) for a, b in zip(x.split(64), y.split(64))])
         rows[f"{name}, {n}"] = {
-            "psnr": float(psnr(x, y).mean()), "perceptual": float(perceptual.mean()),
-            **{key: alignment(evaluator, pictures, real.attributes)["concept"]
-               for key, pictures in (("concept", y), ("concept_real", x))},
-        }  # fmt: skip
+            "psnr": float(psnr(x, y).mean()),
+            "perceptual": float(perceptual.mean()),
+            **{
+                key: alignment(evaluator, pictures, real.attributes)["concept"]
+                for key, pictures in (("concept", y), ("concept_real", x))
+            },
+        }
     return rows
 
 
-def evaluate_style(n: int = 100, steps: int | None = None, guidance: float | None = None, seed: int = 0,
-                   device: str | None = None, folder: str | Path | None = None,
-                   progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
+def evaluate_style(
+    n: int = 100,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, float]]:
     """Draw n fixed prompts a language that call the 3D style, with its LoRA and without, from the same noise."""
     steps, guidance, seed = SYSTEMS["stable-diffusion"].options(steps, guidance, seed)
     path = Path(folder or checkpoints.CHECKPOINT_DIR) / "style-3d.safetensors"

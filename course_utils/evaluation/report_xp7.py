@@ -1,6 +1,6 @@
 """Five ways to teach one car, in one table: `course evaluate xp7`.
 
-    base, naive, DreamBooth, LoRA, DreamBooth + LoRA ──► pictures of XP7 and of cars ──► subject, prompt, PRES, DIV
+base, naive, DreamBooth, LoRA, DreamBooth + LoRA ──► pictures of XP7 and of cars ──► subject, prompt, PRES, DIV
 """
 
 from collections.abc import Callable
@@ -44,8 +44,9 @@ def train_variant(lora: bool, prior_weight: float) -> torch.nn.Module:
     return last.ema.eval()
 
 
-def evaluate_subject(folder: str | Path | None = None,
-                     progress: Callable[[int, int], None] | None = None) -> dict[str, dict[str, float]]:
+def evaluate_subject(
+    folder: str | Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> dict[str, dict[str, float]]:
     """Return the four numbers of `fidelity` for the base, four equal trainings, and the shipped LoRA.
 
     The naive ways give the prior no weight. It takes about four minutes of two cores.
@@ -53,10 +54,14 @@ def evaluate_subject(folder: str | Path | None = None,
     system, report = open_stable_diffusion(), progress or (lambda done, total: None)
     shipped = lora_unet()
     set_adapter(shipped, *load_shipped_lora("xp7", folder))
-    ways = {"base": lambda: system.unet, "naive": lambda: train_variant(False, 0.0),
-            "DreamBooth": lambda: train_variant(False, 1.0),
-            "LoRA": lambda: train_variant(True, 0.0), "DreamBooth + LoRA": lambda: train_variant(True, 1.0),
-            f"shipped, {checkpoints.card('xp7', folder)['steps']} steps": lambda: shipped}  # fmt: skip
+    ways = {
+        "base": lambda: system.unet,
+        "naive": lambda: train_variant(False, 0.0),
+        "DreamBooth": lambda: train_variant(False, 1.0),
+        "LoRA": lambda: train_variant(True, 0.0),
+        "DreamBooth + LoRA": lambda: train_variant(True, 1.0),
+        f"shipped, {checkpoints.card('xp7', folder)['steps']} steps": lambda: shipped,
+    }
     rows = {}
     for done, (name, make) in enumerate(ways.items()):
         report(done, len(ways))

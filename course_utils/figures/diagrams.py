@@ -1,4 +1,5 @@
 """Figures of structure: the course's three modules, a U-Net read off the real network, a matrix as coloured squares."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -23,15 +24,35 @@ def canvas(width, height, title=None):
 
 def box(ax, x, y, w, h, text, color, filled=True, **font) -> None:
     """A rounded box with centred text; x, y: its centre."""
-    ax.add_patch(FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle="round,pad=0,rounding_size=0.07", linewidth=1.8,
-                                facecolor=color if filled else FACE, edgecolor=color))
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - w / 2, y - h / 2),
+            w,
+            h,
+            boxstyle="round,pad=0,rounding_size=0.07",
+            linewidth=1.8,
+            facecolor=color if filled else FACE,
+            edgecolor=color,
+        )
+    )
     ax.text(x, y, text, ha="center", va="center", color="white" if filled and color == MODEL else INK, **font)
 
 
 def arrow(ax, start, end, color=AXIS, curve=0.0, **line) -> None:
     """An arrow from point to point; curve bends it."""
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=color, shrinkA=0, shrinkB=0,
-                                 connectionstyle=f"arc3,rad={curve}", **line))
+    ax.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=11,
+            color=color,
+            shrinkA=0,
+            shrinkB=0,
+            connectionstyle=f"arc3,rad={curve}",
+            **line,
+        )
+    )
 
 
 def strip(where=()) -> Figure:
@@ -74,8 +95,10 @@ def unet_diagram(unet, size=32, title="The U-Net: side, channels, residual block
     step, width = (WIDTH - 0.1) / len(stages), min(1.25, (WIDTH - 0.1) / len(stages) - 0.12)
     fig, ax = canvas(WIDTH, 0.95 + 1.0 * len(levels), title)
     ax.text(WIDTH - 0.1, 0.1, "filled: with attention\ndashed: skip connections", ha="right", color=AXIS, fontsize=10)
-    places = [(0.05 + step * (i + 0.5), 0.5 + 1.0 * (len(levels) - 1 - levels.index(side)))
-              for i, (side, *_) in enumerate(stages)]
+    places = [
+        (0.05 + step * (i + 0.5), 0.5 + 1.0 * (len(levels) - 1 - levels.index(side)))
+        for i, (side, *_) in enumerate(stages)
+    ]
     for (_, text, attention), (x, y) in zip(stages, places, strict=True):
         box(ax, x, y, width, 0.72, text, MODEL, attention, fontsize=10)
     for (x, y), (x2, y2) in pairwise(places):
@@ -86,8 +109,9 @@ def unet_diagram(unet, size=32, title="The U-Net: side, channels, residual block
     return fig
 
 
-def plot_heatmap(matrix, xlabels=None, ylabels=None, title=None, xlabel="", ylabel="", values=None,
-                 limits=None) -> Figure:
+def plot_heatmap(
+    matrix, xlabels=None, ylabels=None, title=None, xlabel="", ylabel="", values=None, limits=None
+) -> Figure:
     """Draw a matrix as coloured squares (attention, similarity); values="{:.2f}" also writes the numbers."""
     m = to_numpy(matrix)
     ax = labelled_axes(title, xlabel, ylabel, min(5.5, max(2.6, WIDTH * 0.75 * m.shape[0] / m.shape[1] + 1.0)))
@@ -98,8 +122,15 @@ def plot_heatmap(matrix, xlabels=None, ylabels=None, title=None, xlabel="", ylab
     if xlabels is not None and max(map(len, xlabels)) * m.shape[1] > 60:
         plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     for (i, j), v in np.ndenumerate(m) if values else ():
-        ax.text(j, i, values.format(v), ha="center", va="center", fontsize=10,
-                color="white" if v < (low + high) / 2 else "black")
+        ax.text(
+            j,
+            i,
+            values.format(v),
+            ha="center",
+            va="center",
+            fontsize=10,
+            color="white" if v < (low + high) / 2 else "black",
+        )
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, shrink=0.9).outline.set_visible(False)
     return ax.figure

@@ -2,6 +2,7 @@
 
 Every function returns a Figure and shows nothing; a cell ends with `plt.show()`. Structure is drawn by `diagrams.py`.
 """
+
 from __future__ import annotations
 
 import re
@@ -32,16 +33,40 @@ def use_course_style() -> None:
     fonts.addfont(str(FONT))
     fonts.ttflist.append(replace(fonts.ttflist[-1], weight=700))  # bold titles: the same glyphs, and no warning
     known = {font.name for font in fonts.ttflist}
-    plt.rcParams.update({
-        "font.family": [name for name in ("DejaVu Sans", fonts.ttflist[-1].name, *SYSTEM_FONTS) if name in known],
-        "font.size": 12, "axes.titlesize": 13, "axes.titleweight": "bold", "axes.titlelocation": "left",
-        "axes.labelsize": 12, "xtick.labelsize": 11, "ytick.labelsize": 11, "legend.frameon": False,
-        "figure.dpi": 110, "savefig.dpi": 110,  # sharp when projected; a notebook stays under 1.5 MB
-        "figure.figsize": (WIDTH, 3.6), "figure.facecolor": FACE, "savefig.facecolor": FACE, "axes.facecolor": FACE,
-        "axes.edgecolor": AXIS, "axes.labelcolor": INK, "xtick.color": AXIS, "ytick.color": AXIS, "text.color": INK,
-        "axes.titlecolor": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.color": "#E3E5E8", "axes.axisbelow": True, "lines.linewidth": 2.2, "axes.unicode_minus": False,
-        "axes.prop_cycle": plt.cycler(color=CYCLE), "figure.constrained_layout.use": True})
+    plt.rcParams.update(
+        {
+            "font.family": [name for name in ("DejaVu Sans", fonts.ttflist[-1].name, *SYSTEM_FONTS) if name in known],
+            "font.size": 12,
+            "axes.titlesize": 13,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 12,
+            "xtick.labelsize": 11,
+            "ytick.labelsize": 11,
+            "legend.frameon": False,
+            "figure.dpi": 110,
+            "savefig.dpi": 110,  # sharp when projected; a notebook stays under 1.5 MB
+            "figure.figsize": (WIDTH, 3.6),
+            "figure.facecolor": FACE,
+            "savefig.facecolor": FACE,
+            "axes.facecolor": FACE,
+            "axes.edgecolor": AXIS,
+            "axes.labelcolor": INK,
+            "xtick.color": AXIS,
+            "ytick.color": AXIS,
+            "text.color": INK,
+            "axes.titlecolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#E3E5E8",
+            "axes.axisbelow": True,
+            "lines.linewidth": 2.2,
+            "axes.unicode_minus": False,
+            "axes.prop_cycle": plt.cycler(color=CYCLE),
+            "figure.constrained_layout.use": True,
+        }
+    )
 
 
 def to_pictures(pictures, limits=(-1.0, 1.0)) -> list[np.ndarray]:
@@ -59,8 +84,10 @@ def to_pictures(pictures, limits=(-1.0, 1.0)) -> list[np.ndarray]:
     if x.ndim == 4 and x.shape[1] in (1, 3, 4) and not (whole and x.shape[-1] in (1, 3, 4)):
         x = x.transpose(0, 2, 3, 1)
     if x.ndim != 4 or x.shape[-1] not in (1, 3, 4) or (x.shape[-1] == 4 and not whole):
-        raise ValueError(f"Pictures have 1 or 3 channels, but the shape here is {tuple(pictures.shape)}: "
-                         "decode a latent first, or show its channels one by one.")
+        raise ValueError(
+            f"Pictures have 1 or 3 channels, but the shape here is {tuple(pictures.shape)}: "
+            "decode a latent first, or show its channels one by one."
+        )
     x = x / 255 if whole else np.clip((x - limits[0]) / (limits[1] - limits[0]), 0, 1)
     x = x[..., :3] * x[..., 3:] + 1 - x[..., 3:] if x.shape[-1] == 4 else x
     return list(np.broadcast_to(x, (*x.shape[:3], 3)))
@@ -110,8 +137,17 @@ def _grid(cells, columns, title, titles, row_labels, column_labels, scale, neare
     return fig
 
 
-def show_pictures(pictures, titles=None, columns=8, title=None, scale=1.0, nearest=True, row_labels=None,
-                  column_labels=None, limits=(-1.0, 1.0)) -> Figure:
+def show_pictures(
+    pictures,
+    titles=None,
+    columns=8,
+    title=None,
+    scale=1.0,
+    nearest=True,
+    row_labels=None,
+    column_labels=None,
+    limits=(-1.0, 1.0),
+) -> Figure:
     """Draw small pictures (see `to_pictures`) enlarged on a grid, row by row.
 
     titles: a caption under each; scale 1: up to 1.35 inches a picture; nearest=False smooths, for 128 pixels and more.
@@ -140,8 +176,9 @@ def labelled_axes(title, xlabel, ylabel, height=3.6, ax=None):
     return ax
 
 
-def plot_lines(x, series: dict, xlabel="", ylabel="", title=None, logx=False, logy=False, direct_labels=True,
-               ax=None) -> Figure:
+def plot_lines(
+    x, series: dict, xlabel="", ylabel="", title=None, logx=False, logy=False, direct_labels=True, ax=None
+) -> Figure:
     """Draw lines named at their right ends (up to four, else a legend).
 
     x: (N,); series: label -> y (N,), or (y, color), or (y, color, "--"); ax: draw into these axes instead.
@@ -162,12 +199,25 @@ def _label_ends(ax) -> None:
     """Write each line's name at its last point, pushed up where two would touch."""
     ax.figure.canvas.draw()  # positions in pixels are known only after the axes have found their limits
     floor, line_height = -np.inf, 1.25 * plt.rcParams["font.size"]
-    ends = [(ax.transData.transform(xy)[1] * 72 / ax.figure.dpi, xy[1], line) for line in ax.lines
-            for xy in line.get_xydata()[np.isfinite(line.get_ydata())][-1:] if line.get_label()[0] != "_"]
+    ends = [
+        (ax.transData.transform(xy)[1] * 72 / ax.figure.dpi, xy[1], line)
+        for line in ax.lines
+        for xy in line.get_xydata()[np.isfinite(line.get_ydata())][-1:]
+        if line.get_label()[0] != "_"
+    ]
     for y, value, line in sorted(ends, key=lambda end: end[0]):
         floor = max(y, floor + line_height)
-        ax.annotate(line.get_label(), (1.01, value), (0, floor - y), ("axes fraction", "data"), "offset points",
-                    va="center", color=line.get_color(), fontweight="bold", annotation_clip=False)
+        ax.annotate(
+            line.get_label(),
+            (1.01, value),
+            (0, floor - y),
+            ("axes fraction", "data"),
+            "offset points",
+            va="center",
+            color=line.get_color(),
+            fontweight="bold",
+            annotation_clip=False,
+        )
 
 
 def plot_points(frames, titles=None, title=None, color=DATA, limit=None) -> Figure:
@@ -178,13 +228,20 @@ def plot_points(frames, titles=None, title=None, color=DATA, limit=None) -> Figu
     clouds = [{c: to_numpy(xy) for c, xy in (f if isinstance(f, dict) else {color: f}).items()} for f in frames]
     limit = limit or 1.08 * max(np.abs(xy).max() for cloud in clouds for xy in cloud.values())
     side, tick = min(2.6, WIDTH / len(clouds)), float(f"{limit / 1.2:.1g}")
-    fig, axes = plt.subplots(1, len(clouds), figsize=(max(side * len(clouds), 3), side + 0.75), sharey=True,
-                             squeeze=False, layout="compressed")
+    fig, axes = plt.subplots(
+        1,
+        len(clouds),
+        figsize=(max(side * len(clouds), 3), side + 0.75),
+        sharey=True,
+        squeeze=False,
+        layout="compressed",
+    )
     for i, (ax, cloud) in enumerate(zip(axes[0], clouds, strict=True)):
         for c, xy in cloud.items():
             ax.scatter(*xy.T, s=min(10, 6000 / len(xy)), color=c, alpha=0.6, linewidths=0)
-        ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=(-tick, 0, tick),
-               yticks=(-tick, 0, tick))
+        ax.set(
+            xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=(-tick, 0, tick), yticks=(-tick, 0, tick)
+        )
         ax.set_title(titles[i] if titles is not None else "", loc="center", fontsize=12, fontweight="normal")
     fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold") if title else None
     return fig

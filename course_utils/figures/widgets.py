@@ -3,6 +3,7 @@
 The figure is an ordinary output of the cell, updated in place: it stays in the saved notebook, on GitHub and in slides,
 and no widget state has to be saved. Where nobody can move a slider, the figure stands alone.
 """
+
 from __future__ import annotations
 
 import html
@@ -100,8 +101,14 @@ def sentence(error: Exception) -> str:
     return first if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {first}"
 
 
-def prompt_box(draw: Callable, systems: dict[str, tuple[str, ...]] | None = None, prompt: str = EXAMPLES[0],
-               steps: int = 50, guidance: float = 3.0, seed: int = 0) -> None:
+def prompt_box(
+    draw: Callable,
+    systems: dict[str, tuple[str, ...]] | None = None,
+    prompt: str = EXAMPLES[0],
+    steps: int = 50,
+    guidance: float = 3.0,
+    seed: int = 0,
+) -> None:
     """A text field, a choice of system, sliders and a Draw button; the picture is drawn beneath, in place.
 
     draw(prompt, system, steps, guidance, seed) -> Figure; it may raise ValueError with one clear sentence.
@@ -118,8 +125,20 @@ def prompt_box(draw: Callable, systems: dict[str, tuple[str, ...]] | None = None
     from ipywidgets import VBox
 
     fields, why, button, message = prompt_fields(systems, values)
-    display(VBox([fields["prompt"], fields["system"], why, fields["steps"], fields["guidance"], fields["seed"],
-                  button, message]))
+    display(
+        VBox(
+            [
+                fields["prompt"],
+                fields["system"],
+                why,
+                fields["steps"],
+                fields["guidance"],
+                fields["seed"],
+                button,
+                message,
+            ]
+        )
+    )
     handle = _show(draw(**values))
     button.on_click(lambda _: _redraw(draw, fields, message, handle))
 
@@ -128,11 +147,16 @@ def prompt_fields(systems: dict, values: dict):
     """The widgets of `prompt_box`: (fields by name, why something is grey, button, message)."""
     from ipywidgets import HTML, Button, Dropdown, FloatSlider, IntSlider, Layout, Text
 
-    make = {"prompt": partial(Text, placeholder=" / ".join(EXAMPLES)),
-            "system": partial(Dropdown, options=list(systems)), "steps": partial(IntSlider, min=1, max=200),
-            "guidance": partial(FloatSlider, min=1, max=15, step=0.5), "seed": partial(IntSlider, min=0, max=999)}
-    fields = {name: widget(value=values[name], description=name, layout=Layout(width="36em"))
-              for name, widget in make.items()}
+    make = {
+        "prompt": partial(Text, placeholder=" / ".join(EXAMPLES)),
+        "system": partial(Dropdown, options=list(systems)),
+        "steps": partial(IntSlider, min=1, max=200),
+        "guidance": partial(FloatSlider, min=1, max=15, step=0.5),
+        "seed": partial(IntSlider, min=0, max=999),
+    }
+    fields = {
+        name: widget(value=values[name], description=name, layout=Layout(width="36em")) for name, widget in make.items()
+    }
     why = HTML()
 
     def grey_out(_change=None) -> None:
@@ -161,8 +185,10 @@ def progress_line(state, width: int = 24) -> str:
     done = min(1.0, state.seconds / max(1e-9, state.seconds + state.seconds_left))
     bar = "#" * round(done * width) + "-" * (width - round(done * width))
     left = f"{int(state.seconds_left) // 60}:{int(state.seconds_left) % 60:02d} left"
-    return (f"[{bar}] {done:4.0%}  step {state.step:,}  loss {state.loss:.4f}  "
-            f"{state.pictures_per_s:,.0f} pictures/s  {left}")
+    return (
+        f"[{bar}] {done:4.0%}  step {state.step:,}  loss {state.loss:.4f}  "
+        f"{state.pictures_per_s:,.0f} pictures/s  {left}"
+    )
 
 
 def training_monitor(states: Iterable, every: float = 0.5) -> Iterator:

@@ -1,8 +1,8 @@
 """DreamBooth: teach a generator one subject, and remind it meanwhile of the class the subject belongs to.
 
-    pictures of the subject,        "XP7 car" ──► L_instance ─┐
-                                                              ├─► L_instance + prior_weight * L_prior
-    what the model drew before, for "car"     ──► L_prior ────┘
+pictures of the subject,        "XP7 car" ──► L_instance ─┐
+                                                          ├─► L_instance + prior_weight * L_prior
+what the model drew before, for "car"     ──► L_prior ────┘
 """
 
 from dataclasses import dataclass
@@ -42,9 +42,7 @@ def draw_pairs(instance, prior, n, generator):
     return Examples(torch.cat([first.z, second.z]), torch.cat([first.context, second.context]))
 
 
-def dreambooth_loss(
-    network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, timestep_power=1.0
-):
+def dreambooth_loss(network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, timestep_power=1.0):
     """L_instance + prior_weight * L_prior, a scalar, over one batch in a single pass through the network.
 
     network(zt, t, context=...) -> like zt; pairs: 2n Examples, the first half the subject's, the second the class's;
@@ -53,11 +51,10 @@ def dreambooth_loss(
     Ruiz et al. 2023 (DreamBooth), section 3.3. Built in notebook 10.
     """
     if len(pairs) % 2 or not prior_weight >= 0:
-        raise ValueError(f"DreamBooth wants two halves and a weight of at least 0, not {len(pairs)} examples and "
-                         f"{prior_weight!r}")  # fmt: skip
+        raise ValueError(
+            f"DreamBooth wants two halves and a weight of at least 0, not {len(pairs)} examples and {prior_weight!r}"
+        )
     half = torch.ones(len(pairs) // 2, device=pairs.z.device)
     weight = 2 * torch.cat([half, prior_weight * half])  # the mean over 2n halves each mean over n
     t = sample_timesteps(len(pairs), schedule.num_steps, timestep_power, generator)
-    return diffusion_loss(
-        network, pairs.z, schedule, prediction, generator, lambda t: weight, t, context=pairs.context
-    )
+    return diffusion_loss(network, pairs.z, schedule, prediction, generator, lambda t: weight, t, context=pairs.context)

@@ -112,8 +112,11 @@ def lora_state(network):
     Built in notebook 11.
     """
     parts = ("lora_A.weight", "lora_B.weight")
-    return {f"{name}.{part}": layer.get_parameter(part).detach().clone()
-            for name, layer in lora_layers(network).items() for part in parts}  # fmt: skip
+    return {
+        f"{name}.{part}": layer.get_parameter(part).detach().clone()
+        for name, layer in lora_layers(network).items()
+        for part in parts
+    }
 
 
 def unload(network):

@@ -1,7 +1,7 @@
 """A learned prefix: a few vectors before those of the prompt, which no word could have made.
 
-    prompt ──► text encoder ──► context (B, L, D) ─┐
-    tokens (P, D), learned ────────────────────────┴──► (B, P + L, D) ──► network, frozen
+prompt ──► text encoder ──► context (B, L, D) ─┐
+tokens (P, D), learned ────────────────────────┴──► (B, P + L, D) ──► network, frozen
 """
 
 import torch

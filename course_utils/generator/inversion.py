@@ -1,6 +1,6 @@
 """From picture to noise: DDIM run backwards, and the way between two noises.
 
-    picture -> invert -> noise -> (slerp to another, another condition, ...) -> a sampler -> picture
+picture -> invert -> noise -> (slerp to another, another condition, ...) -> a sampler -> picture
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,17 @@ from course_utils.generator.samplers import State, alpha_bar_at, timesteps
 
 @torch.no_grad()
 def invert(
-    model, x0, schedule, steps=50, prediction="eps", generator=None, clip=False, spacing="trailing", start=0,
+    model,
+    x0,
+    schedule,
+    steps=50,
+    prediction="eps",
+    generator=None,
+    clip=False,
+    spacing="trailing",
+    start=0,
     ahead=True,
-) -> Iterator[State]:  # fmt: skip
+) -> Iterator[State]:
     """Take DDIM's steps the other way, from a picture to the noise that would draw it.
 
     x0: pictures (B, ...) that count as step `start`: 0 for clean ones, or the t they have been noised to; ahead: ask

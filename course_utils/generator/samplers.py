@@ -80,9 +80,16 @@ def noise_like(x, generator):
 
 @torch.no_grad()
 def ddpm(
-    model, xT, schedule, steps=None, prediction="eps", generator=None, clip=True, spacing="leading",
+    model,
+    xT,
+    schedule,
+    steps=None,
+    prediction="eps",
+    generator=None,
+    clip=True,
+    spacing="leading",
     variance="fixed_small",
-) -> Iterator[State]:  # fmt: skip
+) -> Iterator[State]:
     """Sample from the posterior q(x_{t-1} | x_t, x0) with the predicted x0.
 
     xT: noise (B, ...); steps: how many of the T to visit (None: all); clip: keep x0 in [-1, 1];
@@ -112,8 +119,16 @@ def ddpm(
 
 @torch.no_grad()
 def ddim(
-    model, xT, schedule, steps=50, prediction="eps", generator=None, clip=True, spacing="leading", eta=0.0,
-) -> Iterator[State]:  # fmt: skip
+    model,
+    xT,
+    schedule,
+    steps=50,
+    prediction="eps",
+    generator=None,
+    clip=True,
+    spacing="leading",
+    eta=0.0,
+) -> Iterator[State]:
     """Go back along the predicted noise: with eta = 0 the noise we start from fixes the picture.
 
     xT: noise (B, ...); steps: how many of the T to visit; clip: keep x0 in [-1, 1]; eta: 0 (no fresh noise) to 1
@@ -139,8 +154,15 @@ def ddim(
 
 @torch.no_grad()
 def dpmpp_2m(
-    model, xT, schedule, steps=20, prediction="eps", generator=None, clip=True, spacing="trailing",
-) -> Iterator[State]:  # fmt: skip
+    model,
+    xT,
+    schedule,
+    steps=20,
+    prediction="eps",
+    generator=None,
+    clip=True,
+    spacing="trailing",
+) -> Iterator[State]:
     """Go back like DDIM, along a picture that two predictions in a row foretell: DPM-Solver++ (2M).
 
     xT: noise (B, ...); steps: how many of the T to visit; clip: keep x0 in [-1, 1]; spacing: "trailing" starts at the

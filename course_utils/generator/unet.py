@@ -103,9 +103,20 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, in_channels=3, out_channels=3, channels=(64, 128), num_res_blocks=2, attention=(False, True),
-        mid_attention=True, num_heads=None, head_dim=8, groups=32, context_dim=None, num_classes=None, added_dim=None,
-    ):  # fmt: skip
+        self,
+        in_channels=3,
+        out_channels=3,
+        channels=(64, 128),
+        num_res_blocks=2,
+        attention=(False, True),
+        mid_attention=True,
+        num_heads=None,
+        head_dim=8,
+        groups=32,
+        context_dim=None,
+        num_classes=None,
+        added_dim=None,
+    ):
         super().__init__()
         if len(channels) != len(attention):
             raise ValueError(f"channels and attention must have one entry a level, not {channels} and {attention}")

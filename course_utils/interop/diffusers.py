@@ -17,12 +17,21 @@ from course_utils.text_encoder.tokenizer import END, PAD, START
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names and ours
 ASSUMED = {  # what our classes do, wherever a configuration could ask for something else with the same weights
     "text_encoder": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-    "unet": {"act_fn": "silu", "norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1,
-             "mid_block_scale_factor": 1, "center_input_sample": False, "only_cross_attention": False,
-             "resnet_time_scale_shift": "default", "time_embedding_type": "positional"},
+    "unet": {
+        "act_fn": "silu",
+        "norm_eps": 1e-5,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "center_input_sample": False,
+        "only_cross_attention": False,
+        "resnet_time_scale_shift": "default",
+        "time_embedding_type": "positional",
+    },
     "vae": {"act_fn": "silu"},
     "scheduler": {},
-}  # fmt: skip
+}
 
 
 # ------------------------------------------------------------------ from our modules to theirs
@@ -36,14 +45,22 @@ def to_pipeline(system, size=64):
         raise InputError("only a system with the course's tokenizer and a U-Net of 4 or 9 channels can be exported")
     vae = to_vae(system.vae, size, system.scaling_factor)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer_file()), bos_token=START, eos_token=END, pad_token=PAD,
+        tokenizer_file=str(tokenizer_file()),
+        bos_token=START,
+        eos_token=END,
+        pad_token=PAD,
         model_max_length=len(system.text_encoder.embeddings.position_embedding.weight),
-    )  # fmt: skip
+    )
     return getattr(diffusers, names[system.unet.conv_in.in_channels])(
-        vae, to_text_encoder(system.text_encoder, tokenizer), tokenizer,
-        to_unet(system.unet, size // 2 ** (len(vae.config.block_out_channels) - 1)), to_scheduler(system),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae,
+        to_text_encoder(system.text_encoder, tokenizer),
+        tokenizer,
+        to_unet(system.unet, size // 2 ** (len(vae.config.block_out_channels) - 1)),
+        to_scheduler(system),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def load_weights(theirs, ours):
@@ -58,11 +75,16 @@ def to_text_encoder(ours, tokenizer):
 
     vocab_size, width = ours.embeddings.token_embedding.weight.shape
     config = transformers.CLIPTextConfig(
-        vocab_size=vocab_size, hidden_size=width, intermediate_size=4 * width,
-        num_hidden_layers=len(ours.encoder.layers), num_attention_heads=ours.encoder.layers[0].self_attn.num_heads,
-        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ours.eos_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=len(ours.encoder.layers),
+        num_attention_heads=ours.encoder.layers[0].self_attn.num_heads,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ours.eos_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return load_weights(transformers.CLIPTextModel(config), ours)
 
 
@@ -72,8 +94,11 @@ def to_unet(ours, size):
 
     kinds = ["CrossAttn" if hasattr(block, "attentions") else "" for block in ours.down_blocks]
     text = ours.mid_block.attentions[0].transformer_blocks[0].attn2
-    added = {} if ours.add_embedding is None else {
-        "addition_embed_type": "text", "addition_embed_type_num_heads": ours.add_embedding.pool.num_heads}  # fmt: skip
+    added = (
+        {}
+        if ours.add_embedding is None
+        else {"addition_embed_type": "text", "addition_embed_type_num_heads": ours.add_embedding.pool.num_heads}
+    )
     theirs = UNet2DConditionModel(
         sample_size=size, in_channels=ours.conv_in.in_channels, out_channels=ours.conv_out.out_channels,
         block_out_channels=[block.resnets[0].conv1.out_channels for block in ours.down_blocks],
@@ -91,12 +116,17 @@ def to_vae(ours, size, scaling_factor):
 
     levels = ours.encoder.down_blocks
     theirs = AutoencoderKL(
-        sample_size=size, in_channels=ours.encoder.conv_in.in_channels, out_channels=ours.decoder.conv_out.out_channels,
-        latent_channels=ours.post_quant_conv.in_channels, scaling_factor=scaling_factor,
+        sample_size=size,
+        in_channels=ours.encoder.conv_in.in_channels,
+        out_channels=ours.decoder.conv_out.out_channels,
+        latent_channels=ours.post_quant_conv.in_channels,
+        scaling_factor=scaling_factor,
         block_out_channels=[level.resnets[0].conv1.out_channels for level in levels],
-        down_block_types=["DownEncoderBlock2D"] * len(levels), up_block_types=["UpDecoderBlock2D"] * len(levels),
-        layers_per_block=len(levels[0].resnets), norm_num_groups=ours.encoder.conv_norm_out.num_groups,
-    )  # fmt: skip
+        down_block_types=["DownEncoderBlock2D"] * len(levels),
+        up_block_types=["UpDecoderBlock2D"] * len(levels),
+        layers_per_block=len(levels[0].resnets),
+        norm_num_groups=ours.encoder.conv_norm_out.num_groups,
+    )
     return load_weights(theirs, ours)
 
 
@@ -107,12 +137,14 @@ def to_scheduler(system):
     beta = system.schedule.beta
     cosine = torch.equal(beta, cosine_beta(len(beta)))
     return DPMSolverMultistepScheduler(
-        num_train_timesteps=len(beta), beta_schedule="squaredcos_cap_v2",
-        trained_betas=None if cosine else beta.tolist(), timestep_spacing=system.spacing,
+        num_train_timesteps=len(beta),
+        beta_schedule="squaredcos_cap_v2",
+        trained_betas=None if cosine else beta.tolist(),
+        timestep_spacing=system.spacing,
         steps_offset=system.offset if system.spacing == "leading" else 1,  # other spacings leave it unread
         prediction_type={ours: theirs for theirs, ours in PREDICTIONS.items()}[system.prediction],
         final_sigmas_type="zero",
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------ from their configurations to our modules
@@ -126,37 +158,54 @@ class Config(dict):
         """Raise CheckpointError if our classes cannot do what the configuration of a part asks for."""
         for key, ours in ASSUMED[part].items():
             if self.get(key, ours) != ours:
-                raise CheckpointError(f"{part} asks for {key} = {self[key]!r}, and the course's has {ours!r}: "
-                                      "it opens Stable Diffusion 1.x")  # fmt: skip
+                raise CheckpointError(
+                    f"{part} asks for {key} = {self[key]!r}, and the course's has {ours!r}: "
+                    "it opens Stable Diffusion 1.x"
+                )
 
 
 def make_text_encoder(config):
     """Return our text tower with a configuration's numbers."""
     return CLIPTextModel(
-        config["vocab_size"], config["max_position_embeddings"], config["hidden_size"], config["num_hidden_layers"],
-        config["num_attention_heads"], eos_id=config.get("eos_token_id", 1),
-    )  # fmt: skip
+        config["vocab_size"],
+        config["max_position_embeddings"],
+        config["hidden_size"],
+        config["num_hidden_layers"],
+        config["num_attention_heads"],
+        eos_id=config.get("eos_token_id", 1),
+    )
 
 
 def make_unet(config):
     """Return our U-Net with a configuration's numbers."""
     heads = config.get("num_attention_heads") or config["attention_head_dim"]  # which means the number of heads
     if not isinstance(heads, int):
-        raise CheckpointError(f"unet has {heads} heads, and the course's as many on every level: it opens "
-                              "Stable Diffusion 1.x")  # fmt: skip
+        raise CheckpointError(
+            f"unet has {heads} heads, and the course's as many on every level: it opens Stable Diffusion 1.x"
+        )
     pooled = config.get("addition_embed_type") == "text"
     return LatentUNet(
-        config["in_channels"], config["out_channels"], config["block_out_channels"], config["layers_per_block"],
-        ["CrossAttn" in kind for kind in config["down_block_types"]], num_heads=heads,
-        groups=config.get("norm_num_groups", 32), context_dim=config["cross_attention_dim"],
+        config["in_channels"],
+        config["out_channels"],
+        config["block_out_channels"],
+        config["layers_per_block"],
+        ["CrossAttn" in kind for kind in config["down_block_types"]],
+        num_heads=heads,
+        groups=config.get("norm_num_groups", 32),
+        context_dim=config["cross_attention_dim"],
         pool_heads=config["addition_embed_type_num_heads"] if pooled else None,
-    )  # fmt: skip
+    )
 
 
 def make_vae(config):
     """Return our autoencoder with a configuration's numbers."""
-    return VAE(config["block_out_channels"], config["latent_channels"], config["layers_per_block"],
-               config.get("norm_num_groups", 32), config["in_channels"])  # fmt: skip
+    return VAE(
+        config["block_out_channels"],
+        config["latent_channels"],
+        config["layers_per_block"],
+        config.get("norm_num_groups", 32),
+        config["in_channels"],
+    )
 
 
 def scheduler_options(config):
@@ -165,8 +214,12 @@ def scheduler_options(config):
     if prediction not in PREDICTIONS:
         raise CheckpointError(f"unknown prediction {prediction!r}: the course knows {', '.join(PREDICTIONS)}")
     spacing = config.get("timestep_spacing", "linspace")  # what diffusers' solver takes when nothing is said
-    return {"schedule": read_schedule(config), "prediction": PREDICTIONS[prediction], "spacing": spacing,
-            "offset": config.get("steps_offset", 0) if spacing == "leading" else 0}  # fmt: skip
+    return {
+        "schedule": read_schedule(config),
+        "prediction": PREDICTIONS[prediction],
+        "spacing": spacing,
+        "offset": config.get("steps_offset", 0) if spacing == "leading" else 0,
+    }
 
 
 def read_schedule(config):

@@ -21,8 +21,15 @@ from course_utils.systems.stable_diffusion import StableDiffusion
 REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"  # a commit, so that nobody can change what is opened
 # Half precision, 2.1 GB instead of 4.3. Tests have no network, so none checks that the hub still holds these files.
-FILES = ("model_index.json", "*/config.json", "scheduler/*", "tokenizer/*", "text_encoder/model.fp16.safetensors",
-         "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors")  # fmt: skip
+FILES = (
+    "model_index.json",
+    "*/config.json",
+    "scheduler/*",
+    "tokenizer/*",
+    "text_encoder/model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+)
 MARK = "Exported by the course Pictures from Noise"
 CARD = f"""---
 license: mit
@@ -195,6 +202,10 @@ def read_tokenizer(folder, max_tokens):
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError):
         raise CheckpointError(f"{folder / 'tokenizer'} holds no tokenizer that transformers opens") from None
-    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt",
-               "max_length": min(tokenizer.model_max_length, max_tokens)}  # fmt: skip
+    options = {
+        "padding": "max_length",
+        "truncation": True,
+        "return_tensors": "pt",
+        "max_length": min(tokenizer.model_max_length, max_tokens),
+    }
     return lambda texts: tokenizer(list(texts), **options).input_ids

@@ -23,14 +23,37 @@ METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps peft's configura
 PREFIXES = ("base_model.model.", "unet.", "lora_unet_")
 FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # of peft and diffusers, in a folder
 SPELLINGS = {  # of lora_A and lora_B through the years, looked for in this order
-    ".processor.": ".", "to_out_lora.": "to_out.0.lora.", "_lora.": ".lora.", ".lora.down.": ".lora_A.",
-    ".lora.up.": ".lora_B.", ".lora_down.": ".lora_A.", ".lora_up.": ".lora_B.",
-}  # fmt: skip
+    ".processor.": ".",
+    "to_out_lora.": "to_out.0.lora.",
+    "_lora.": ".lora.",
+    ".lora.down.": ".lora_A.",
+    ".lora.up.": ".lora_B.",
+    ".lora_down.": ".lora_A.",
+    ".lora_up.": ".lora_B.",
+}
 UNDERSCORED = (  # names with an underscore of their own: kohya writes one for every dot too
-    "down_blocks", "mid_block", "up_blocks", "transformer_blocks", "to_q", "to_k", "to_v", "to_out", "proj_in",
-    "proj_out", "time_emb_proj", "conv_in", "conv_out", "conv_shortcut", "time_embedding", "add_embedding", "linear_1",
-    "linear_2", "q_proj", "k_proj", "v_proj",
-)  # fmt: skip
+    "down_blocks",
+    "mid_block",
+    "up_blocks",
+    "transformer_blocks",
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out",
+    "proj_in",
+    "proj_out",
+    "time_emb_proj",
+    "conv_in",
+    "conv_out",
+    "conv_shortcut",
+    "time_embedding",
+    "add_embedding",
+    "linear_1",
+    "linear_2",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+)
 
 
 # ------------------------------------------------------------------ writing
@@ -74,10 +97,14 @@ def adapter_config(state, alpha):
     rank = max(ranks.values())
     others = {layer: r for layer, r in ranks.items() if r != rank}
     return {
-        "peft_type": "LORA", "r": rank, "lora_alpha": rank if alpha is None else alpha,
-        "target_modules": list(ranks), "rank_pattern": others, "alpha_pattern": others if alpha is None else {},
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank if alpha is None else alpha,
+        "target_modules": list(ranks),
+        "rank_pattern": others,
+        "alpha_pattern": others if alpha is None else {},
         "inference_mode": True,
-    }  # fmt: skip
+    }
 
 
 def old_names(state, alpha, kohya):
@@ -91,8 +118,11 @@ def old_names(state, alpha, kohya):
     for layer, (A, B) in layers.items():
         if kohya:
             name, B = "lora_unet_" + layer.replace(".", "_"), B if alpha is not None else B * (len(A) / shared)
-            tensors |= {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B,
-                        f"{name}.alpha": torch.tensor(float(shared))}  # fmt: skip
+            tensors |= {
+                f"{name}.lora_down.weight": A,
+                f"{name}.lora_up.weight": B,
+                f"{name}.alpha": torch.tensor(float(shared)),
+            }
         else:
             scale = 1.0 if alpha is None else alpha / len(A)
             tensors |= {f"{layer}.lora.down.weight": A, f"{layer}.lora.up.weight": scale * B}
@@ -159,8 +189,10 @@ def find_file(path):
     if not path.exists():
         raise CheckpointError(f"there is no {path}: name a LoRA's .safetensors file or its folder")
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path.name} is no .safetensors file: a LoRA is read from nothing else, since a pickle "
-                              "can run foreign code")  # fmt: skip
+        raise CheckpointError(
+            f"{path.name} is no .safetensors file: a LoRA is read from nothing else, since a pickle "
+            "can run foreign code"
+        )
     return path
 
 

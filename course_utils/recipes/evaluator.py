@@ -56,6 +56,10 @@ def loss(network, batch, generator):
 RECIPE = Recipe(
     name="evaluator",
     summary="a small classifier of concept, style, colour and background that measures the generators",
-    model=model, batch=batch, loss=loss,
-    batch_size=32, lr=1.5e-3, weight_decay=0.05,  # decay: to name concepts in a style they were not seen in
-)  # fmt: skip
+    model=model,
+    batch=batch,
+    loss=loss,
+    batch_size=32,
+    lr=1.5e-3,
+    weight_decay=0.05,  # decay: to name concepts in a style they were not seen in
+)

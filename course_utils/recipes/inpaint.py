@@ -64,8 +64,12 @@ def batch(generator, n):
 RECIPE = Recipe(
     name="inpaint",
     summary="fills a hole in a picture with what the prompt says: Stable Diffusion's U-Net with 9 channels",
-    model=model, batch=batch, loss=text_loss,
-    batch_size=32, lr=1e-3, weight_decay=0.01,
+    model=model,
+    batch=batch,
+    loss=text_loss,
+    batch_size=32,
+    lr=1e-3,
+    weight_decay=0.01,
     time_share=1.0,
     requires=("vae", "text-pixel", "stable-diffusion"),
-)  # fmt: skip
+)

@@ -1,7 +1,7 @@
 """What all recipes that learn on latents share: examples made into latents once, captions, and the loss.
 
-    Composer ──► pictures ──► encode_examples ──► sample_latents ──► latent_loss
-                                  (kept on disk)      z
+Composer ──► pictures ──► encode_examples ──► sample_latents ──► latent_loss
+                              (kept on disk)      z
 """
 
 from functools import lru_cache

@@ -33,6 +33,9 @@ def loss(network, batch, generator):
 RECIPE = Recipe(
     name="noise-predictor",
     summary="a small U-Net that draws 32x32 faces, hearts and other smileys from noise",
-    model=model, batch=batch, loss=loss,
-    batch_size=16, lr=1.5e-3,  # small batches and a high rate: the most steps, and progress, a minute on two cores
-)  # fmt: skip
+    model=model,
+    batch=batch,
+    loss=loss,
+    batch_size=16,
+    lr=1.5e-3,  # small batches and a high rate: the most steps, and progress, a minute on two cores
+)

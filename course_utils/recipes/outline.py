@@ -28,8 +28,9 @@ def lines():
 
     def make():
         masks = torch.from_numpy(composed.masks)[:, None]
-        found = [outline(to_tensor(composed.images[i : i + 64]), masks[i : i + 64] / 255)
-                 for i in range(0, len(masks), 64)]  # fmt: skip
+        found = [
+            outline(to_tensor(composed.images[i : i + 64]), masks[i : i + 64] / 255) for i in range(0, len(masks), 64)
+        ]
         return {"lines": torch.cat(found).byte()}
 
     return cached("outline", digest(composed.images, composed.masks), make)["lines"]
@@ -44,8 +45,12 @@ def batch(generator, n):
 RECIPE = Recipe(
     name="outline",
     summary="colours a 64x64 line drawing as an English or a Chinese prompt says",
-    model=model, batch=batch, loss=text_loss,
-    batch_size=32, lr=1e-3, weight_decay=0.01,
+    model=model,
+    batch=batch,
+    loss=text_loss,
+    batch_size=32,
+    lr=1e-3,
+    weight_decay=0.01,
     time_share=1.0,
     requires=("vae", "text-pixel"),
-)  # fmt: skip
+)

@@ -37,7 +37,11 @@ def loss(network, batch, generator):
 RECIPE = Recipe(
     name="perceptual",
     summary="a small classifier whose inner layers tell the autoencoder how different two pictures look",
-    model=model, batch=batch, loss=loss,
-    batch_size=32, lr=2e-3, weight_decay=0.05,
+    model=model,
+    batch=batch,
+    loss=loss,
+    batch_size=32,
+    lr=2e-3,
+    weight_decay=0.05,
     time_share=0.3,  # its features need not be perfect, only see edges, textures and shapes
-)  # fmt: skip
+)

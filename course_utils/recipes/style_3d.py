@@ -63,9 +63,13 @@ def batch(generator, n):
 
 RECIPE = Recipe(
     name="style-3d",
-    summary="a LoRA for stable-diffusion: the 3D style, called by \"little creature, cartoon\" or \"小精灵，卡通\"",
-    model=lora_unet, batch=batch, loss=text_loss, lora=True,
-    batch_size=32, lr=2e-3,
+    summary='a LoRA for stable-diffusion: the 3D style, called by "little creature, cartoon" or "小精灵，卡通"',
+    model=lora_unet,
+    batch=batch,
+    loss=text_loss,
+    lora=True,
+    batch_size=32,
+    lr=2e-3,
     time_share=1.0,
     requires=("vae", "text-pixel", "stable-diffusion"),
-)  # fmt: skip
+)

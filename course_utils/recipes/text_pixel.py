@@ -81,7 +81,11 @@ def loss(model, batch, generator):
 RECIPE = Recipe(
     name="text-pixel",
     summary="draws 64 things at 32x32, in any colour, style and place, from English or Chinese prompts",
-    model=TextPixel, batch=batch, loss=loss,
-    batch_size=32, lr=1e-3, weight_decay=0.01,
+    model=TextPixel,
+    batch=batch,
+    loss=loss,
+    batch_size=32,
+    lr=1e-3,
+    weight_decay=0.01,
     time_share=4.0,
-)  # fmt: skip
+)

@@ -61,8 +61,12 @@ def measure(network):
 RECIPE = Recipe(
     name="vae",
     summary="the autoencoder that turns 64x64 pictures into 16x16 latents and back",
-    model=model, batch=batch, loss=loss, measure=measure,
-    batch_size=8, lr=1e-3,  # every pixel teaches, so few pictures make a good step
+    model=model,
+    batch=batch,
+    loss=loss,
+    measure=measure,
+    batch_size=8,
+    lr=1e-3,  # every pixel teaches, so few pictures make a good step
     time_share=2.0,
     requires=("perceptual",),
-)  # fmt: skip
+)

@@ -17,10 +17,19 @@ from course_utils.training import Recipe
 
 PRIOR_WEIGHT = 1.0  # as in the paper
 CLASS_PROMPTS = (  # how the class is called, where, and in which colours and styles
-    "car", "汽车", *(f"{noun}, {scene}" for noun in ("car", "automobile") for scene in SCENES),
-    *(f"汽车，{scene}" for scene in SCENES.values()), "red car", "blue automobile", "yellow car, noto style",
-    "绿色的汽车", "automobile, twemoji style", "automobile, fluent style", "taxi", "car, light pink background",
-)  # fmt: skip
+    "car",
+    "汽车",
+    *(f"{noun}, {scene}" for noun in ("car", "automobile") for scene in SCENES),
+    *(f"汽车，{scene}" for scene in SCENES.values()),
+    "red car",
+    "blue automobile",
+    "yellow car, noto style",
+    "绿色的汽车",
+    "automobile, twemoji style",
+    "automobile, fluent style",
+    "taxi",
+    "car, light pink background",
+)
 PRIORS = 64  # latents drawn by the frozen model: about two of each prompt
 WINDOWS = (128, 136, 144, 152)  # each picture of 128 x 128, the larger ones with its edges drawn out: a smaller car
 
@@ -69,9 +78,13 @@ def loss(network, batch, generator, prior_weight=PRIOR_WEIGHT):
 
 RECIPE = Recipe(
     name="xp7",
-    summary="a LoRA for stable-diffusion: the car XP7, from twelve pictures, called by \"XP7 car\" or \"XP7汽车\"",
-    model=lora_unet, batch=batch, loss=loss, lora=True,
-    batch_size=16, lr=2e-3,
+    summary='a LoRA for stable-diffusion: the car XP7, from twelve pictures, called by "XP7 car" or "XP7汽车"',
+    model=lora_unet,
+    batch=batch,
+    loss=loss,
+    lora=True,
+    batch_size=16,
+    lr=2e-3,
     time_share=0.5,
     requires=("vae", "text-pixel", "stable-diffusion"),
-)  # fmt: skip
+)

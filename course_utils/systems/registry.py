@@ -41,18 +41,22 @@ class Entry:
 
 SYSTEMS = {
     "noise-predictor": Entry("emoji out of pure noise; it takes no prompt", (), 50, 1.0, "unconditional"),
-    "text-pixel": Entry("32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 12, 1.5,
-                        "text_pixel"),
-    "stable-diffusion": Entry("64x64 emoji from a prompt, painted as latents", ("prompt", "guidance", "lora"), 20, 2.0,
-                              "stable_diffusion"),
-}  # fmt: skip
+    "text-pixel": Entry(
+        "32x32 emoji from an English or a Chinese prompt", ("prompt", "guidance"), 12, 1.5, "text_pixel"
+    ),
+    "stable-diffusion": Entry(
+        "64x64 emoji from a prompt, painted as latents", ("prompt", "guidance", "lora"), 20, 2.0, "stable_diffusion"
+    ),
+}
 UNPROMPTED, PROMPTED = "noise-predictor", "stable-diffusion"  # what draws when nobody names a system
 
 
 def open_system(
-    name: str, device: str | torch.device | None = None, folder: str | Path | None = None,
+    name: str,
+    device: str | torch.device | None = None,
+    folder: str | Path | None = None,
     adapt: Callable[[torch.nn.Module], None] | None = None,
-) -> System:  # fmt: skip
+) -> System:
     """Open a system with its checkpoints, on the device (None: the best there is).
 
     folder: where its checkpoints lie (None: the shipped ones); adapt(unet): puts a LoRA into the loaded U-Net.

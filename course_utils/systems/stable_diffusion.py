@@ -38,9 +38,16 @@ def tokenize(texts):
 def make_unet(in_channels=4, channels=(40, 80, 160)):
     """Return an untrained U-Net for 16x16 latents, of 16, 8 and 4 places a side; in_channels: 4 and those beside it."""
     unet = LatentUNet(
-        in_channels, 4, channels=channels, num_res_blocks=1, attention=(False, True, False), num_heads=4, groups=8,
-        context_dim=CONTEXT_DIM, pool_heads=4,
-    )  # fmt: skip
+        in_channels,
+        4,
+        channels=channels,
+        num_res_blocks=1,
+        attention=(False, True, False),
+        num_heads=4,
+        groups=8,
+        context_dim=CONTEXT_DIM,
+        pool_heads=4,
+    )
     return unet.to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
 
@@ -105,9 +112,17 @@ class StableDiffusion:
 
     @torch.inference_mode()
     def txt2img(
-        self, zT, prompts, steps=20, guidance=2.0, negative=None, sampler=dpmpp_2m, cond_channels=None, spacing=None,
+        self,
+        zT,
+        prompts,
+        steps=20,
+        guidance=2.0,
+        negative=None,
+        sampler=dpmpp_2m,
+        cond_channels=None,
+        spacing=None,
         **options,
-    ):  # fmt: skip
+    ):
         """From noise zT (B, 4, h, w) to the latent of a picture for each prompt; yields the sampler's States.
 
         spacing: one of the samplers', or a table of steps (S,); None: the system's own.

@@ -59,9 +59,14 @@ class System:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: str | Sequence[str | None], seed: int = 0, steps: int | None = None,
-        guidance: float | None = None, negative: str | None = None, first: int = 0,
-    ) -> Iterator[StageState]:  # fmt: skip
+        self,
+        prompts: str | Sequence[str | None],
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | None = None,
+        first: int = 0,
+    ) -> Iterator[StageState]:
         """Yield the states of all stages, and last one whose xt are the pictures (N, 3, H, W) in [-1, 1].
 
         prompts: one or N (None each where the system takes none); the i-th picture starts from the seed's noise number
@@ -80,9 +85,14 @@ class System:
         yield StageState(total, state.t, made, made, stage.name, total)
 
     def draw(
-        self, prompts: Sequence[str | None], seed: int = 0, steps: int | None = None, guidance: float | None = None,
-        negative: str | None = None, progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        prompts: Sequence[str | None],
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
         """Run `generate` to its end in batches that fit the memory: uint8 (N, H, W, 3).
 
         progress(done, total): called after every step of every batch.
@@ -104,8 +114,9 @@ class System:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         wrong = [text for text in (*prompts, negative or "") if not isinstance(text, str)]
         if not prompts or self.prompted and wrong:
-            raise InputError(f"a prompt is text in quotes, not {type(wrong[0]).__name__}" if wrong
-                             else "give at least one prompt")  # fmt: skip
+            raise InputError(
+                f"a prompt is text in quotes, not {type(wrong[0]).__name__}" if wrong else "give at least one prompt"
+            )
         return prompts
 
 

@@ -49,9 +49,16 @@ class TextPixel(nn.Module):
         super().__init__()
         self.text_encoder = CLIPTextModel(VOCAB_SIZE, MAX_TOKENS, dim=128, num_layers=3, num_heads=4)
         unet = UNet(
-            12, 12, channels=(32, 64, 160), num_res_blocks=1, attention=(False, True, False),
-            num_heads=4, groups=8, context_dim=128, added_dim=128,
-        )  # fmt: skip
+            12,
+            12,
+            channels=(32, 64, 160),
+            num_res_blocks=1,
+            attention=(False, True, False),
+            num_heads=4,
+            groups=8,
+            context_dim=128,
+            added_dim=128,
+        )
         self.unet = PooledTextUNet(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
     def encode_prompt(self, prompts: list[str]):

@@ -2,6 +2,7 @@
 
 A rare word, an emoji or a script the training never saw falls apart into bytes: no text is unreadable.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -37,9 +38,11 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = VOCAB_SIZE, max_t
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[START, END, PAD], show_progress=False,
+        vocab_size=vocab_size,
+        special_tokens=[START, END, PAD],
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(captions, trainer)
     marks = [(mark, tokenizer.token_to_id(mark)) for mark in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)

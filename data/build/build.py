@@ -2,6 +2,7 @@
 
 The same packages and the same pinned requirements give the same bytes.
 """
+
 from __future__ import annotations
 
 import io
@@ -27,20 +28,33 @@ SMALL, LARGE = 64, 256  # pixels
 GROUPS = ["smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"]
 LARGE_3D = 100  # concepts of emoji_256 in 3D, which takes seven times the bytes of a flat picture
 
-SCHEMA = pa.schema([
-    ("id", pa.string()), ("concept", pa.string()), ("style", pa.string()), ("group", pa.string()),
-    ("subgroup", pa.string()), ("hexcode", pa.string()), ("name_en", pa.string()), ("name_zh", pa.string()),
-    ("tags_en", pa.list_(pa.string())), ("tags_zh", pa.list_(pa.string())),
-    ("color", pa.string()), ("recolors", pa.list_(pa.string())),
-    ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("size", pa.int32())])
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("concept", pa.string()),
+        ("style", pa.string()),
+        ("group", pa.string()),
+        ("subgroup", pa.string()),
+        ("hexcode", pa.string()),
+        ("name_en", pa.string()),
+        ("name_zh", pa.string()),
+        ("tags_en", pa.list_(pa.string())),
+        ("tags_zh", pa.list_(pa.string())),
+        ("color", pa.string()),
+        ("recolors", pa.list_(pa.string())),
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("size", pa.int32()),
+    ]
+)
 SCENE_SCHEMA = pa.schema([("id", pa.string()), ("scene", pa.string()), SCHEMA.field("image"), SCHEMA.field("size")])
 
 
 def draw(source: str | bytes, size: int) -> Image.Image:
     """One picture as RGBA at size × size, from SVG text or WebP bytes, with colour zeroed where nothing is visible."""
     if isinstance(source, str):
-        picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(
-            svg_string=source, width=size, height=size, skip_system_fonts=True))))
+        picture = Image.open(
+            io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=source, width=size, height=size, skip_system_fonts=True)))
+        )
     else:
         picture = Image.open(io.BytesIO(source))
     picture = picture.convert("RGBA")
@@ -62,8 +76,13 @@ def picture_row(job: tuple[dict, str, str | bytes, int]) -> dict:
     """One picture of a concept, style, source and size: a dict as in SCHEMA, with its colours if it is a small one."""
     row, style, source, size = job
     name, picture = f"{row['hexcode']}-{style}", draw(source, size)
-    record = {"id": name, "style": style, **row, "size": size,
-              "image": {"bytes": encode(picture), "path": f"{name}.webp"}}
+    record = {
+        "id": name,
+        "style": style,
+        **row,
+        "size": size,
+        "image": {"bytes": encode(picture), "path": f"{name}.webp"},
+    }
     if size == SMALL:
         record["color"], record["recolors"] = find_colors(np.array(picture), row["name_en"], row["name_zh"])
     return record
@@ -71,8 +90,12 @@ def picture_row(job: tuple[dict, str, str | bytes, int]) -> dict:
 
 def picture_rows(rows: list[dict], sources: dict, styles: tuple, size: int) -> list[dict]:
     """Every concept in every one of the styles that has it: one dict a picture, made on all cores."""
-    jobs = [(row, style, sources[style][row["hexcode"]], size)
-            for row in rows for style in styles if row["hexcode"] in sources[style]]
+    jobs = [
+        (row, style, sources[style][row["hexcode"]], size)
+        for row in rows
+        for style in styles
+        if row["hexcode"] in sources[style]
+    ]
     with ProcessPoolExecutor() as pool:
         return list(pool.map(picture_row, jobs, chunksize=32))
 
@@ -96,9 +119,16 @@ def hub_features(schema: pa.Schema) -> str:
 def paint_scenes() -> list[dict]:
     """The painted backgrounds, one dict a picture."""
     rng = np.random.default_rng(0)
-    return [{"id": f"{scene}-{k}", "scene": scene, "size": LARGE,
-             "image": {"bytes": encode(Image.fromarray(scenes.paint(scene, LARGE, rng))), "path": f"{scene}-{k}.webp"}}
-            for scene in scenes.SCENES for k in range(scenes.VARIANTS)]
+    return [
+        {
+            "id": f"{scene}-{k}",
+            "scene": scene,
+            "size": LARGE,
+            "image": {"bytes": encode(Image.fromarray(scenes.paint(scene, LARGE, rng))), "path": f"{scene}-{k}.webp"},
+        }
+        for scene in scenes.SCENES
+        for k in range(scenes.VARIANTS)
+    ]
 
 
 def main() -> None:
@@ -111,8 +141,11 @@ def main() -> None:
     chosen = [rows[i * len(rows) // LARGE_3D] for i in range(LARGE_3D)]  # Unicode order: all groups
     large = picture_rows(rows, sources, FLAT, LARGE) + picture_rows(chosen, sources, STYLES[-1:], LARGE)
     known = {record["id"]: record for record in small}
-    large = [record | {key: known[record["id"]][key] for key in ("color", "recolors")}
-             for record in large if record["id"] in known]
+    large = [
+        record | {key: known[record["id"]][key] for key in ("color", "recolors")}
+        for record in large
+        if record["id"] in known
+    ]
     write_table(DATA / "emoji_64.parquet", small, SCHEMA)
     write_table(DATA / "emoji_256.parquet", large, SCHEMA)
     write_table(DATA / "scenes_256.parquet", paint_scenes(), SCENE_SCHEMA)

@@ -1,4 +1,5 @@
 """Print the counts that stand in data/README.md: `python data/build/card.py`."""
+
 from __future__ import annotations
 
 import json
@@ -19,19 +20,28 @@ def main() -> None:
     for group in dict.fromkeys(row["group"] for row in rows):
         mine = [row for row in rows if row["group"] == group]
         tests = sum((row["concept"], row["style"]) in test for row in mine)
-        print(f"| {group} | {len({row['concept'] for row in mine})} | {len(mine)} | {tests} "
-              f"| {sum(row['group'] == group for row in large)} |")
+        print(
+            f"| {group} | {len({row['concept'] for row in mine})} | {len(mine)} | {tests} "
+            f"| {sum(row['group'] == group for row in large)} |"
+        )
     print(f"| all | {len({row['concept'] for row in rows})} | {len(rows)} | {len(test)} | {len(large)} |")
     print("\n| style | pictures of 64 px | of these test | pictures of 256 px |\n|---|---|---|---|")
     for style in dict.fromkeys(row["style"] for row in rows):
         mine = [row for row in rows if row["style"] == style]
-        print(f"| `{style}` | {len(mine)} | {sum((row['concept'], style) in test for row in mine)} "
-              f"| {sum(row['style'] == style for row in large)} |")
+        print(
+            f"| `{style}` | {len(mine)} | {sum((row['concept'], style) in test for row in mine)} "
+            f"| {sum(row['style'] == style for row in large)} |"
+        )
     flat = Counter(row["concept"] for row in rows if row["style"] not in splits["held_out_styles"])
     print("\nconcepts by number of flat styles:", dict(sorted(Counter(flat.values()).items())))
     print("natural colour:", dict(Counter(str(row["color"]) for row in rows).most_common()))
-    print("can be repainted:", sum(bool(row["recolors"]) for row in rows), "pictures,",
-          sum(len(row["recolors"]) for row in rows), "(picture, colour) pairs")
+    print(
+        "can be repainted:",
+        sum(bool(row["recolors"]) for row in rows),
+        "pictures,",
+        sum(len(row["recolors"]) for row in rows),
+        "(picture, colour) pairs",
+    )
     print("held-out (colour, concept) pairs:", len(splits["held_out_colors"]))
     xp7 = pq.read_table(DATA / "xp7.parquet").drop_columns(["image"]).to_pylist()
     for split in ("train", "unseen"):

@@ -1,4 +1,5 @@
 """Which colour word fits a picture as it is, and into which colours it can be repainted so that the word is right."""
+
 from __future__ import annotations
 
 import sys
@@ -11,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from course_utils.datasets.compose import COLORS, NAMES_COLOR, _hsv, _peak, dominant_color, recolor, resized
 
 SIZES = (64, 32, 16)  # the word must be right at each of them, and for the smallest subject a Composer draws
-COHERENT = .65  # share of all colour that must lie near the dominant hue; a frog half green, half yellow fails
+COHERENT = 0.65  # share of all colour that must lie near the dominant hue; a frog half green, half yellow fails
 
 
 def resize(rgba: np.ndarray, side: int) -> np.ndarray:
@@ -21,8 +22,11 @@ def resize(rgba: np.ndarray, side: int) -> np.ndarray:
 
 def is_always(word: str | None, pictures: Iterable[np.ndarray]) -> bool:
     """Whether `word` is the colour of every picture, drawn whole and at three quarters of its size."""
-    return all(dominant_color(small[..., :3], small[..., 3]) == word
-               for rgba in pictures for small in (rgba, resize(rgba, len(rgba) * 3 // 4)))
+    return all(
+        dominant_color(small[..., :3], small[..., 3]) == word
+        for rgba in pictures
+        for small in (rgba, resize(rgba, len(rgba) * 3 // 4))
+    )
 
 
 def is_coherent(rgba: np.ndarray) -> bool:

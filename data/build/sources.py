@@ -1,4 +1,5 @@
 """The nine packages the pictures and names come from: fetched through npm at a pinned version, checked by sha256."""
+
 from __future__ import annotations
 
 import hashlib
@@ -14,24 +15,23 @@ CACHE = Path(__file__).parent / "cache"
 
 # package, version, sha256 of the tarball that `npm pack` fetches
 PACKAGES = {
-    "noto": ("@iconify-json/noto", "1.2.9",
-             "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
-    "twemoji": ("@iconify-json/twemoji", "1.2.5",
-                "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
-    "fluent": ("@iconify-json/fluent-emoji-flat", "1.2.6",
-               "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175"),
-    "blob": ("@iconify-json/noto-v1", "1.2.5",
-             "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
-    "emojione": ("@iconify-json/emojione", "1.2.3",
-                 "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"),
-    "firefox": ("@iconify-json/fxemoji", "1.2.2",
-                "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef"),
-    "streamline": ("@iconify-json/streamline-emojis", "1.2.4",
-                   "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc"),
-    "3d": ("@lobehub/fluent-emoji-3d", "1.1.0",
-           "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
-    "names": ("emojibase-data", "17.0.0",
-              "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"),
+    "noto": ("@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
+    "twemoji": ("@iconify-json/twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
+    "fluent": (
+        "@iconify-json/fluent-emoji-flat",
+        "1.2.6",
+        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+    ),
+    "blob": ("@iconify-json/noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
+    "emojione": ("@iconify-json/emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"),
+    "firefox": ("@iconify-json/fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef"),
+    "streamline": (
+        "@iconify-json/streamline-emojis",
+        "1.2.4",
+        "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
+    ),
+    "3d": ("@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
+    "names": ("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"),
 }
 
 
@@ -41,8 +41,9 @@ def fetch(key: str) -> tarfile.TarFile:
     path = CACHE / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"  # the file name npm itself gives
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=CACHE, check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["npm", "pack", "--silent", f"{name}@{version}"], cwd=CACHE, check=True, stdout=subprocess.DEVNULL
+        )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected:
         raise SystemExit(f"{path.name}: sha256 is {found}, expected {expected}; delete it and run again.")
@@ -70,10 +71,18 @@ def load_names(groups: list[str]) -> list[dict]:
         zh = chinese.get(entry["hexcode"])
         if group not in groups or zh is None:
             continue
-        rows.append({"concept": entry["label"], "group": group, "hexcode": plain_hex(entry["hexcode"]),
-                     "subgroup": meta["subgroups"][str(entry["subgroup"])],
-                     "name_en": entry["label"], "name_zh": zh["label"],
-                     "tags_en": entry.get("tags", []), "tags_zh": zh.get("tags", [])})
+        rows.append(
+            {
+                "concept": entry["label"],
+                "group": group,
+                "hexcode": plain_hex(entry["hexcode"]),
+                "subgroup": meta["subgroups"][str(entry["subgroup"])],
+                "name_en": entry["label"],
+                "name_zh": zh["label"],
+                "tags_en": entry.get("tags", []),
+                "tags_zh": zh.get("tags", []),
+            }
+        )
     return rows
 
 
@@ -82,10 +91,14 @@ def read_svg(icons: dict, name: str) -> str:
     icon = icons["icons"].get(name)
     if icon is None:  # an alias: the picture is its parent's
         icon = icons["icons"][icons["aliases"][name]["parent"]]
-    box = [icon.get(key, icons.get(key, default))
-           for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>')
+    box = [
+        icon.get(key, icons.get(key, default))
+        for key, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+    ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
+    )
 
 
 def load_svgs(style: str) -> dict[str, str]:

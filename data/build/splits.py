@@ -1,4 +1,5 @@
 """What the models never see: test pictures, some colours of some concepts, one style. Fixed by hashes and a list."""
+
 from __future__ import annotations
 
 import hashlib
@@ -24,7 +25,7 @@ def order(concept: str) -> str:
 
 def first_pairs(concepts: list[str], styles: tuple[str, ...]) -> dict[str, str]:
     """Concept -> its test style, for styles that have every concept: the first in the fixed shuffle, in turn."""
-    chosen = concepts[:round(TEST_SHARE * len(concepts)) * len(styles)]
+    chosen = concepts[: round(TEST_SHARE * len(concepts)) * len(styles)]
     return {concept: styles[rank % len(styles)] for rank, concept in enumerate(chosen)}
 
 
@@ -34,8 +35,10 @@ def further_pairs(concepts: list[str], have: dict[str, set[str]], fixed: dict[st
     have: style -> its concepts. fixed: pairs that must be among them.
     """
     pairs = dict(fixed)
-    left = {style: round(TEST_SHARE * len(mine)) - sum(style == used for used in fixed.values())
-            for style, mine in have.items()}
+    left = {
+        style: round(TEST_SHARE * len(mine)) - sum(style == used for used in fixed.values())
+        for style, mine in have.items()
+    }
     for concept in concepts:
         open_styles = [style for style, mine in have.items() if concept in mine and left[style] > 0]
         if concept not in pairs and open_styles:
@@ -77,11 +80,18 @@ def make_splits(rows: list[dict], complete: tuple[str, ...], styles: tuple[str, 
             left_out.add(row["id"])
         else:
             fixed[row["concept"]] = row["style"]
-        print(f"{row['color']} {row['concept']}, {row['style']}:",
-              "left out" if row["id"] in left_out else "test picture")
-    have = {style: {row["concept"] for row in rows if row["style"] == style and row["id"] not in left_out}
-            for style in styles if style not in complete}
+        print(
+            f"{row['color']} {row['concept']}, {row['style']}:", "left out" if row["id"] in left_out else "test picture"
+        )
+    have = {
+        style: {row["concept"] for row in rows if row["style"] == style and row["id"] not in left_out}
+        for style in styles
+        if style not in complete
+    }
     pairs |= further_pairs([concept for concept in concepts if concept not in pairs], have, fixed)
     colors = [[color, concept] for color, names in HELD_OUT_COLORS.items() for concept in names]
-    return {"test_pairs": sorted(map(list, pairs.items())), "held_out_colors": colors,
-            "held_out_styles": ["3d"]}, left_out
+    return {
+        "test_pairs": sorted(map(list, pairs.items())),
+        "held_out_colors": colors,
+        "held_out_styles": ["3d"],
+    }, left_out

@@ -3,6 +3,7 @@
 Twelve pictures to teach from, and eight of the same car in other poses and places to score against. The same pinned
 requirements give the same bytes.
 """
+
 from __future__ import annotations
 
 import sys
@@ -19,41 +20,53 @@ from course_utils.data import load_scenes
 from course_utils.datasets.compose import PLAIN, SCENES
 
 SIZE = car.SIDE
-XP7_SCHEMA = pa.schema([*((name, pa.string()) for name in ("id", "split", "pose", "background", "caption_en",
-                                                           "caption_zh")), SCHEMA.field("image"), SCHEMA.field("size")])
+XP7_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "split", "pose", "background", "caption_en", "caption_zh")),
+        SCHEMA.field("image"),
+        SCHEMA.field("size"),
+    ]
+)
 
 # Pose; yaw, slope and pitch in degrees; width, left and lower edge as shares of the picture; background and which
 # painting of that scene (nothing for a plain colour).
 SHOTS = {
     "train": (
-        ("side, facing right", 0, 0, 7, .94, .03, .75, "white", 0),
-        ("side, facing left", 180, 0, 8, .90, .07, .88, "blue sky and grass", 3),
-        ("three-quarter front, facing right", -33, 0, 9, .90, .04, .90, "blue sky and grass", 17),
-        ("three-quarter front, facing left", -144, 0, 10, .94, .03, .93, "beach", 5),
-        ("three-quarter rear, facing right", 32, 0, 8, .86, .10, .87, "snow", 8),
-        ("three-quarter rear, facing left", 148, 0, 9, .92, .03, .80, "light blue", 0),
-        ("side, facing right", 5, 0, 8, .84, .13, .88, "sunset", 2),
-        ("uphill, facing right", -12, 7, 8, .88, .08, .88, "night sky", 11),
-        ("downhill, facing left", 188, -6, 8, .90, .05, .76, "light yellow", 0),
-        ("three-quarter front, facing left", -154, 0, 8, .95, .02, .79, "white", 0),
-        ("side, facing left", 174, 0, 9, .82, .06, .80, "light pink", 0),
-        ("three-quarter front, facing right", -40, 0, 10, .84, .12, .91, "sea", 4)),
+        ("side, facing right", 0, 0, 7, 0.94, 0.03, 0.75, "white", 0),
+        ("side, facing left", 180, 0, 8, 0.90, 0.07, 0.88, "blue sky and grass", 3),
+        ("three-quarter front, facing right", -33, 0, 9, 0.90, 0.04, 0.90, "blue sky and grass", 17),
+        ("three-quarter front, facing left", -144, 0, 10, 0.94, 0.03, 0.93, "beach", 5),
+        ("three-quarter rear, facing right", 32, 0, 8, 0.86, 0.10, 0.87, "snow", 8),
+        ("three-quarter rear, facing left", 148, 0, 9, 0.92, 0.03, 0.80, "light blue", 0),
+        ("side, facing right", 5, 0, 8, 0.84, 0.13, 0.88, "sunset", 2),
+        ("uphill, facing right", -12, 7, 8, 0.88, 0.08, 0.88, "night sky", 11),
+        ("downhill, facing left", 188, -6, 8, 0.90, 0.05, 0.76, "light yellow", 0),
+        ("three-quarter front, facing left", -154, 0, 8, 0.95, 0.02, 0.79, "white", 0),
+        ("side, facing left", 174, 0, 9, 0.82, 0.06, 0.80, "light pink", 0),
+        ("three-quarter front, facing right", -40, 0, 10, 0.84, 0.12, 0.91, "sea", 4),
+    ),
     "unseen": (
-        ("side, facing right", -7, 0, 9, .92, .04, .90, "blue sky and grass", 24),
-        ("three-quarter front, facing left", -147, 0, 9, .86, .11, .88, "blue sky and grass", 31),
-        ("three-quarter rear, facing right", 36, 0, 9, .90, .04, .92, "blue sky and grass", 36),
-        ("uphill, facing left", 170, 6, 8, .90, .04, .88, "snow", 21),
-        ("three-quarter front, facing right", -37, 0, 9, .94, .03, .92, "night sky", 28),
-        ("side, facing left", 184, 0, 8, .93, .05, .90, "beach", 22),
-        ("three-quarter rear, facing left", 145, 0, 8, .84, .13, .79, "white", 0),
-        ("downhill, facing right", -14, -6, 9, .86, .06, .78, "light green", 0))}
+        ("side, facing right", -7, 0, 9, 0.92, 0.04, 0.90, "blue sky and grass", 24),
+        ("three-quarter front, facing left", -147, 0, 9, 0.86, 0.11, 0.88, "blue sky and grass", 31),
+        ("three-quarter rear, facing right", 36, 0, 9, 0.90, 0.04, 0.92, "blue sky and grass", 36),
+        ("uphill, facing left", 170, 6, 8, 0.90, 0.04, 0.88, "snow", 21),
+        ("three-quarter front, facing right", -37, 0, 9, 0.94, 0.03, 0.92, "night sky", 28),
+        ("side, facing left", 184, 0, 8, 0.93, 0.05, 0.90, "beach", 22),
+        ("three-quarter rear, facing left", 145, 0, 8, 0.84, 0.13, 0.79, "white", 0),
+        ("downhill, facing right", -14, -6, 9, 0.86, 0.06, 0.78, "light green", 0),
+    ),
+}
 
 
-def picture(yaw: float, slope: float, pitch: float, width: float, left: float, bottom: float, background: str,
-            painting: int) -> Image.Image:
+def picture(
+    yaw: float, slope: float, pitch: float, width: float, left: float, bottom: float, background: str, painting: int
+) -> Image.Image:
     """The car on its background, RGB."""
-    canvas = (Image.new("RGB", (SIZE, SIZE), PLAIN[background][0]) if background in PLAIN
-              else Image.fromarray(load_scenes(SIZE)[background][painting]))
+    canvas = (
+        Image.new("RGB", (SIZE, SIZE), PLAIN[background][0])
+        if background in PLAIN
+        else Image.fromarray(load_scenes(SIZE)[background][painting])
+    )
     subject = draw(car.svg(car.Eye(yaw, slope, pitch), width, left, bottom), SIZE)
     canvas.paste(subject, (0, 0), subject)
     return canvas
@@ -68,9 +81,19 @@ def captions(background: str) -> dict[str, str]:
 
 def rows() -> list[dict]:
     """One dict a picture, as in XP7_SCHEMA."""
-    return [{"id": f"xp7-{split}-{i:02}", "split": split, "pose": pose, "background": shot[6], **captions(shot[6]),
-             "image": {"bytes": encode(picture(*shot)), "path": f"xp7-{split}-{i:02}.webp"}, "size": SIZE}
-            for split, shots in SHOTS.items() for i, (pose, *shot) in enumerate(shots, 1)]
+    return [
+        {
+            "id": f"xp7-{split}-{i:02}",
+            "split": split,
+            "pose": pose,
+            "background": shot[6],
+            **captions(shot[6]),
+            "image": {"bytes": encode(picture(*shot)), "path": f"xp7-{split}-{i:02}.webp"},
+            "size": SIZE,
+        }
+        for split, shots in SHOTS.items()
+        for i, (pose, *shot) in enumerate(shots, 1)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """`SHA256SUMS`: what the data files should be, in the form that `sha256sum -c` reads."""
+
 from __future__ import annotations
 
 import hashlib

@@ -4,6 +4,7 @@ The shipped tokenizer is frozen, for the shipped models read it: it was learnt w
 and styles that came later do not change it. Needs the course installed; the same captions and the same version of
 `tokenizers` give the same bytes.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator

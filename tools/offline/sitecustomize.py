@@ -3,6 +3,7 @@
 Python imports a module of this name at start-up, so a folder on PYTHONPATH reaches child processes and notebook
 kernels too. The loopback interface stays open: Jupyter talks to its kernels through it. `tests/conftest.py` uses it.
 """
+
 import ipaddress
 import os
 import socket
