@@ -78,7 +78,12 @@ def draw_options(draw: Parser) -> None:
     draw.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to draw, in quotes, in English or Chinese")
     draw.add_argument("--system", help=f"{' or '.join(SYSTEMS)} (default: {PROMPTED} if there is a prompt)")
     draw.add_argument("--negative", metavar="PROMPT", help="what to stay away from, in quotes")
-    draw.add_argument("--lora", metavar="LORA", help="xp7, style-3d, or a LoRA's .safetensors file or folder")
+    draw.add_argument(
+        "--lora",
+        metavar="LORA",
+        action="append",
+        help="xp7, style-3d, or a LoRA's .safetensors file or folder (./xp7 for one named so); said twice: their sum",
+    )
     draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
     draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
 

@@ -52,7 +52,7 @@ def draw_pictures(
     negative: str | None = None,
     device: str | None = None,
     folder: str | Path | None = None,
-    lora: str | Path | None = None,
+    lora: str | Path | list | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
@@ -60,7 +60,8 @@ def draw_pictures(
     system: one of SYSTEMS (None: PROMPTED if there is a prompt); steps 1..1000, guidance 0..20 (1: off), None for
     the system's own; seed 0..2**32-1: picture i of a seed is the same for every count and device (to rounding);
     negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones); lora: a shipped
-    LoRA's name or a file, for stable-diffusion; progress(done, total): called after every step.
+    LoRA's name or a file, or a list of them whose sum is taken, for stable-diffusion; progress(done, total): called
+    after every step.
     Raises InputError for anything out of range, CheckpointError for a missing or damaged checkpoint.
     """
     name = default_system(system, prompt)
@@ -82,14 +83,14 @@ def draw_prompts(
     device: str | None = None,
     folder: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    lora: str | Path | None = None,
+    lora: str | Path | list | None = None,
 ) -> np.ndarray:
     """Draw a picture for each prompt, uint8 (N, H, W, 3), the i-th from the seed's i-th noise; see `draw_pictures`."""
     adapt = None
     if lora is not None:
-        from course_utils.interop.lora_files import lora_adapter
+        from course_utils.interop.lora_files import lora_adapter, unet_folder
 
-        adapt = lora_adapter(lora)
+        adapt, folder = lora_adapter(lora, folder), unet_folder(lora, folder)
     opened = open_system(system, device, folder, adapt)
     return opened.draw(prompts, seed, steps, guidance, negative, progress)
 

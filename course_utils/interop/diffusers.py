@@ -3,6 +3,8 @@
 Names and shapes are the same, so the weights fit strictly, both ways.
 """
 
+import math
+
 import torch
 
 from course_utils.data import tokenizer_file
@@ -30,7 +32,16 @@ ASSUMED = {  # what our classes do, wherever a configuration could ask for somet
         "time_embedding_type": "positional",
     },
     "vae": {"act_fn": "silu"},
-    "scheduler": {},
+    "scheduler": {  # steps spread by σ, and ways of DPM-Solver that ours does not go
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+        "use_flow_sigmas": False,
+        "use_lu_lambdas": False,
+        "thresholding": False,
+        "final_sigmas_type": "zero",
+        "lambda_min_clipped": -math.inf,
+    },
 }
 
 
@@ -157,7 +168,7 @@ class Config(dict):
     def check(self, part):
         """Raise CheckpointError if our classes cannot do what the configuration of a part asks for."""
         for key, ours in ASSUMED[part].items():
-            if self.get(key, ours) != ours:
+            if self.get(key) not in (None, ours):  # null: whatever is usual
                 raise CheckpointError(
                     f"{part} asks for {key} = {self[key]!r}, and the course's has {ours!r}: "
                     "it opens Stable Diffusion 1.x"

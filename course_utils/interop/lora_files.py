@@ -8,6 +8,7 @@ in a tensor for each layer (kohya), in adapter_config.json (peft), or nowhere (o
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,12 +17,16 @@ import torch
 from course_utils import checkpoints
 from course_utils.checkpoints import write_atomically
 from course_utils.errors import CheckpointError, InputError
-from course_utils.finetune.lora import lora_factors, merge, set_adapter
+from course_utils.finetune.lora import lora_factors, merge, set_adapter, weighted_sum
 
 FORMS = ("diffusers", "peft", "kohya", "attn_procs")
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps peft's configuration, in the file itself
-PREFIXES = ("base_model.model.", "unet.", "lora_unet_")
+PEFT_PREFIX, KOHYA_PREFIX = "base_model.model.", "lora_unet_"
+PREFIXES = (PEFT_PREFIX, "unet.", KOHYA_PREFIX)
 FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # of peft and diffusers, in a folder
+CONFIG_FILE = "adapter_config.json"  # of peft, beside its weights
+BASE = "stable-diffusion"  # the checkpoint whose U-Net the LoRAs change
+MOVING = ("pissa", "olora", "corda", "loftq")  # ways of peft to begin that change the frozen weights too
 SPELLINGS = {  # of lora_A and lora_B through the years, looked for in this order
     ".processor.": ".",
     "to_out_lora.": "to_out.0.lora.",
@@ -72,14 +77,14 @@ def save_lora(path, state, alpha=None, form="diffusers", dtype=torch.float16):
     if form in ("kohya", "attn_procs"):
         tensors = old_names(state, alpha, kohya=form == "kohya")
     else:
-        prefix = {"diffusers": "unet.", "peft": "base_model.model."}[form]
+        prefix = {"diffusers": "unet.", "peft": PEFT_PREFIX}[form]
         tensors = {prefix + key: value for key, value in state.items()}
     if form == "diffusers":
         metadata[METADATA_KEY] = json.dumps({f"unet.{key}": value for key, value in config.items()}, sort_keys=True)
     write_tensors(path / FILES[0] if form == "peft" else path, tensors, metadata, dtype)
     if form == "peft":
         text = json.dumps(config, indent=2, sort_keys=True)
-        write_atomically(path / "adapter_config.json", lambda temporary: Path(temporary).write_text(text))
+        write_atomically(path / CONFIG_FILE, lambda temporary: Path(temporary).write_text(text))
     return path
 
 
@@ -117,7 +122,7 @@ def old_names(state, alpha, kohya):
     shared = max(len(A) for A, _ in layers.values()) if alpha is None else alpha
     for layer, (A, B) in layers.items():
         if kohya:
-            name, B = "lora_unet_" + layer.replace(".", "_"), B if alpha is not None else B * (len(A) / shared)
+            name, B = KOHYA_PREFIX + layer.replace(".", "_"), B if alpha is not None else B * (len(A) / shared)
             tensors |= {
                 f"{name}.lora_down.weight": A,
                 f"{name}.lora_up.weight": B,
@@ -135,7 +140,7 @@ def load_shipped_lora(name, folder=None):
 
     Built in notebook 11.
     """
-    checkpoints.parent_folder(name, "stable-diffusion", folder)
+    checkpoints.parent_folder(name, BASE, folder)
     return read_lora(checkpoints.check(name, folder))
 
 
@@ -144,7 +149,8 @@ def read_lora(path):
 
     path: a .safetensors file, or the folder that peft or diffusers wrote. Whatever α the file gives its layers is
     folded into B, so alpha is the rank, or None where ranks differ, and states can be mixed as they are.
-    Raises CheckpointError, in one sentence, for what is missing, damaged or no plain LoRA. Built in notebook 11.
+    Raises CheckpointError, in one sentence, for what is missing, damaged, no plain LoRA or no finite numbers, and for
+    peft's weights without the file that holds their α. Built in notebook 11.
     """
     path = find_file(Path(path))
     tensors, config = read_file(path)
@@ -152,15 +158,17 @@ def read_lora(path):
     for key, value in tensors.items():
         layer, part = read_key(key, path.name)
         if part == "alpha":
-            alphas[layer] = float(value)
+            alphas[layer] = read_alpha(value, path.name)
         else:
             state[f"{layer}.{part}.weight"] = value.float()
+    if broken := checkpoints.not_finite(state):
+        raise CheckpointError(f"{path.name} holds NaN or infinity, in {broken}, and would draw nothing: train it anew")
     try:
         layers = lora_factors(state)
     except ValueError as error:
         raise CheckpointError(f"{path.name}: {error}") from None
     for layer, (A, B) in layers.items():
-        scale = alphas.get(layer, find_alpha(config, layer, len(A))) / len(A)
+        scale = alphas.get(layer, read_alpha(find_alpha(config, layer, len(A)), path.name)) / len(A)
         if config.get("use_rslora"):  # peft's rank-stabilised LoRA divides by the root
             scale *= len(A) ** 0.5
         state[f"{layer}.lora_B.weight"] = B if scale == 1 else scale * B
@@ -168,15 +176,68 @@ def read_lora(path):
     return state, ranks.pop() if len(ranks) == 1 else None
 
 
-def lora_adapter(lora):
-    """Return a function that merges a LoRA into a U-Net: a shipped one by its name, or whatever lies at a path."""
+def lora_adapter(lora, folder=None):
+    """Return a function that merges a LoRA, or the sum of several, into a U-Net.
+
+    lora: what `find_lora` takes, or a list of it; folder: where the U-Net's checkpoint lies (None: among the shipped
+    ones). Raises InputError where one is named twice. What it returns raises CheckpointError for a LoRA whose card
+    names another U-Net than the one there.
+    """
+    files = [find_lora(one, folder) for one in named(lora)]
+    if len({file.resolve() for file in files}) < len(files):
+        raise InputError("a LoRA is named twice, which would double it: name each once")
 
     def adapt(unet):
-        shipped = str(lora) in checkpoints.available() and not Path(lora).exists()
-        set_adapter(unet, *(load_shipped_lora(lora) if shipped else read_lora(lora)))
+        for file in files:
+            check_base(file, unet_folder(lora, folder))
+        states = [read_lora(file) for file in files]  # alpha is the rank of each, so they can be added up
+        set_adapter(unet, *(states[0] if len(states) == 1 else (weighted_sum([(s, 1.0) for s, _ in states]),)))
         merge(unet)
 
     return adapt
+
+
+def named(lora):
+    """Return one LoRA, or several, as a list."""
+    return list(lora) if isinstance(lora, (list, tuple)) else [lora]
+
+
+def is_name(lora):
+    """Is this the name of a checkpoint, and no path: xp7, but not ./xp7 nor xp7.safetensors?"""
+    return isinstance(lora, str) and Path(lora).name == lora and not Path(lora).suffix
+
+
+def find_lora(lora, folder=None):
+    """Return the file of a LoRA: a checkpoint's name, looked for in `folder`, then among the shipped; else a path.
+
+    A name means the checkpoint, whatever the working directory holds: ./xp7 is the folder there. Raises CheckpointError
+    when it is missing or, if it has a card, damaged.
+    """
+    for place in dict.fromkeys((folder, None)) if is_name(lora) else ():
+        if lora in checkpoints.available(place):
+            return checkpoints.check(lora, place)
+    return find_file(Path(lora))
+
+
+def unet_folder(lora, folder=None):
+    """Return the folder of the U-Net that takes the LoRAs: `folder`, or None (the shipped) if it holds LoRAs alone."""
+    there = checkpoints.available(folder)
+    alone = folder is not None and BASE not in there and all(is_name(one) and one in there for one in named(lora))
+    return None if alone else folder
+
+
+def check_base(file, folder=None):
+    """Raise CheckpointError if a card beside a LoRA names another U-Net than the one in a folder of checkpoints."""
+    if not file.with_suffix(".json").exists():
+        return  # of somebody else: whether it fits shows in its shapes
+    promised = checkpoints.card(file.stem, file.parent).get("parents", {}).get(BASE)
+    there = checkpoints.card(BASE, folder).get("sha256")
+    if promised not in (None, there):
+        home = Path(folder or checkpoints.CHECKPOINT_DIR)
+        raise CheckpointError(
+            f"{file} belongs to another {BASE}.safetensors than {home / BASE}.safetensors, so they do not fit: train "
+            "it anew, or name the folder of its own with --from"
+        )
 
 
 def find_file(path):
@@ -200,16 +261,28 @@ def read_file(path):
     """Return the tensors of a file, and its configuration: from its metadata, or from peft's file beside it."""
     from safetensors import SafetensorError, safe_open
 
-    beside = path.with_name("adapter_config.json")
+    beside = path.with_name(CONFIG_FILE)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dict)
             config = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-        if path.name == FILES[0] and beside.exists():
+        of_peft = any(key.startswith(PEFT_PREFIX) for key in tensors)  # whatever the file is called now
+        if of_peft and beside.exists():
             config = json.loads(beside.read_text(encoding="utf-8"))
-        return tensors, {key.removeprefix("unet."): value for key, value in config.items()}
+        config = {key.removeprefix("unet."): value for key, value in config.items()}
     except (SafetensorError, OSError, ValueError, AttributeError):
         raise CheckpointError(f"{path.name} is truncated or altered: fetch or save the LoRA again") from None
+    if of_peft and "lora_alpha" not in config:
+        raise CheckpointError(
+            f"{path} was written by peft, which keeps α in {CONFIG_FILE}: put that file beside it, or nobody knows how "
+            "strong the LoRA is"
+        )
+    way = config.get("init_lora_weights")
+    if isinstance(way, str) and way.lower().startswith(MOVING):
+        raise CheckpointError(
+            f"{path.name} began as {way}, which changes the frozen weights too: save it as a plain LoRA"
+        )
+    return tensors, config
 
 
 def find_alpha(config, layer, rank):
@@ -218,6 +291,17 @@ def find_alpha(config, layer, rank):
         if re.match(rf"(.*\.)?({pattern})$", layer):
             return alpha
     return config.get("lora_alpha", rank)
+
+
+def read_alpha(value, file):
+    """Return an α as a number, or raise CheckpointError for what is none."""
+    try:
+        alpha = float(value)
+    except (TypeError, ValueError, RuntimeError):  # the last for a tensor of many numbers
+        alpha = math.nan
+    if not math.isfinite(alpha):
+        raise CheckpointError(f"{file} has an α that is no number: fetch or save the LoRA again")
+    return alpha
 
 
 def read_key(key, file):
