@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -16,6 +17,8 @@ from course_utils.errors import CheckpointError
 
 CHECKPOINT_DIR = DATA_DIR / "checkpoints"
 LFS_POINTER = b"version https://git-lfs"  # what a clone without git-lfs leaves in place of a large file
+TEXTS = ("name", "recipe", "sha256", "git_commit", "hardware", "history")  # what a card may hold: these as texts,
+NUMBERS = ("parameters", "steps", "pictures", "seed", "minutes", "scaling_factor")  # and these as numbers
 
 
 def sha256(path) -> str:
@@ -133,16 +136,42 @@ def available(folder=None) -> list[str]:
 
 
 def card(name, folder=None) -> dict:
-    """Return the card of a checkpoint. Raises CheckpointError when there is none."""
+    """Return the card of a checkpoint. Raises CheckpointError when there is none, or when it is damaged."""
     path = Path(folder or CHECKPOINT_DIR) / f"{name}.json"
     if not path.exists():
         known = ", ".join(available(folder))
         choice = f"choose one of {known}, or make it with" if known else "make it with"
         raise CheckpointError(f"there is no checkpoint {name!r}: {choice} `course train {name} --minutes 60`")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise CheckpointError(f"{path.name} is damaged: `git checkout -- data/checkpoints` brings it back") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not is_card(found):
+        raise CheckpointError(f"{path.name} is damaged: `git checkout -- data/checkpoints` brings it back")
+    return found
+
+
+def is_card(value: object) -> bool:
+    """Is this a card: are what it says of the weights texts and finite numbers, where they should be?"""
+
+    def number(x):
+        return isinstance(x, (int, float)) and math.isfinite(x) and abs(x) < 1e300  # an int has no end, a float does
+
+    if not isinstance(value, dict):
+        return False
+    parents, metrics = value.get("parents", {}), value.get("metrics", {})
+    return (
+        all(isinstance(value.get(key, ""), str) for key in TEXTS)
+        and all(number(value.get(key, 0)) for key in NUMBERS)
+        and isinstance(parents, dict)
+        and all(isinstance(digest, str) for digest in parents.values())
+        and isinstance(metrics, dict)
+        and all(
+            number(x)
+            for metric in metrics.values()
+            for x in (metric.values() if isinstance(metric, dict) else (metric,))
+        )
+    )
 
 
 def check(name, folder=None) -> Path:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -118,7 +120,25 @@ def explain(error: Exception) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 done, 1 the doctor misses something, 2 wrong input, 130 Ctrl-C."""
+    """Run a command and return its exit status.
+
+    0 done, 1 the doctor misses something, 2 wrong input, 130 Ctrl-C, 141 nobody reads what it prints any more.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks is shown as \\u732b: no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return run(argv)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:  # as in `course list | head -1`: that is no error, so none is shown
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141
+
+
+def run(argv: list[str] | None) -> int:
+    """Run a command and return its exit status; what a user can put right is told in one sentence."""
     actions = {
         "doctor": commands.doctor,
         "list": commands.list_all,
@@ -133,6 +153,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\ncourse: {stop or 'stopped'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except ImportError as error:
         print(f"course: {error}: `make setup` installs what the course needs", file=sys.stderr)
     except Exception as error:

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from course_utils.checkpoints import locked, write_atomically
+from course_utils.checkpoints import locked, not_finite, write_atomically
 from course_utils.errors import CheckpointError
 
 
@@ -21,13 +21,23 @@ def save_run(path, model, ema, optimizer, progress) -> None:
         write_atomically(path, lambda t: save_file(tensors, t, metadata={"progress": json.dumps(progress)}))
 
 
+def progress_in(file) -> dict:
+    """Return the progress that an opened run bears. Raises KeyError, TypeError or ValueError where it bears none."""
+    progress = json.loads(file.metadata()["progress"])
+    if not isinstance(progress, dict) or not all(
+        isinstance(progress.get(k), (int, float)) for k in ("step", "seconds")
+    ):
+        raise ValueError("it says of no step where it stopped")
+    return progress
+
+
 def read_progress(path) -> dict:
     """Return the progress of a saved run (step, seconds, budget, ...), {} when there is none to read."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["progress"])
+            return progress_in(file)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return {}
 
@@ -38,10 +48,12 @@ def load_run(path, model, ema, optimizer) -> dict:
 
     try:
         with safe_open(path, framework="pt") as file:
-            progress = json.loads(file.metadata()["progress"])
+            progress = progress_in(file)
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no dict)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be resumed ({error}): delete it and train anew") from None
+    if broken := not_finite(tensors):
+        raise CheckpointError(f"{path} holds NaN or infinity, in {broken}: delete it and train anew")
     part = {p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)} for p in ("model.", "ema.")}
     try:
         model.load_state_dict(part["model."])

@@ -73,14 +73,27 @@ def draw(args: argparse.Namespace) -> int:
 
     sheet = Image.fromarray(generate.grid(pictures))
     write_atomically(path, lambda temporary: sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()]))
-    if note:
-        print(f"course: note: {note}", file=sys.stderr)
+    for sentence in filter(None, (note, idle_options(args, generate.SYSTEMS[system]))):
+        print(f"course: note: {sentence}", file=sys.stderr)
     steps, seconds = args.steps or generate.SYSTEMS[system].steps, time.perf_counter() - start
     print(
         f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]} by {system}, "
         f"{steps} steps, seed {args.seed}, in {seconds:.1f} s: {path}"
     )
     return 0
+
+
+def idle_options(args: argparse.Namespace, system) -> str | None:
+    """One sentence when something was asked for that changes nothing in what this system draws, else None."""
+    said = [f"--{name}" for name in ("guidance", "negative") if getattr(args, name) is not None]
+    if said and "guidance" not in system.inputs:
+        return f"{' and '.join(said)} changed nothing: without a prompt there is nothing to follow or to stay away from"
+    guidance = system.guidance if args.guidance is None else args.guidance
+    if args.negative is not None and guidance == 1:
+        return "--negative changed nothing, since guidance is off: give a --guidance above 1"
+    if args.guidance == 0:
+        return "the prompt changed nothing: --guidance 0 follows what to stay away from, or nothing at all"
+    return None
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ What the course trained opens in diffusers, and a Stable Diffusion 1.x of the fi
 import json
 import os
 import re
-import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ FILES = (
     "unet/diffusion_pytorch_model.fp16.safetensors",
     "vae/diffusion_pytorch_model.fp16.safetensors",
 )
+INDEX = "model_index.json"  # what every pipeline of diffusers opens first
 MARK = "Exported by the course Pictures from Noise"
 CARD = f"""---
 license: mit
@@ -58,13 +58,15 @@ def export_folder(system, folder, size=64):
         raise CheckpointError(f"{folder} holds something else: name a new folder, an empty one or an earlier export")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=folder.name, suffix=".part") as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()  # which honours the umask, as tempfile does not
         try:
-            write(system, Path(temporary), size)
+            write(system, new, size)
         except Exception as error:
             if is_full_disk(error):
                 raise CheckpointError(f"the disk is full: {folder} was not written; free some space") from error
             raise
-        put_in_place(Path(temporary), folder)
+        put_in_place(new, folder)
     return folder
 
 
@@ -81,7 +83,10 @@ def write(system, folder, size):
     with quiet():
         pipeline = diffusers.to_pipeline(system, size)
         pipeline.save_pretrained(folder)
-    (folder / "README.md").write_text(CARD.format(pipeline=type(pipeline).__name__), encoding="utf-8")
+    card = folder / "README.md"
+    card.write_text(CARD.format(pipeline=type(pipeline).__name__), encoding="utf-8")
+    for weights in folder.rglob("*.safetensors"):  # safetensors writes them for their owner's eyes only
+        weights.chmod(card.stat().st_mode)
 
 
 @contextmanager
@@ -100,13 +105,23 @@ def quiet():
             logging.enable_progress_bar()
 
 
-def put_in_place(temporary, folder):
-    """Move all that lies in a folder to another, the card first: it says that what is there may be replaced."""
-    folder.mkdir(exist_ok=True)
-    for new in sorted(temporary.iterdir(), key=lambda path: path.name != "README.md"):
+def put_in_place(source, folder):
+    """Move all that lies in a folder to another, at once where that is empty or new.
+
+    Else part by part, each whole: the card first, since it says that what is there may be replaced, and the index last,
+    so that a folder in which two exports mix, because the process was killed, opens nowhere.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        if folder.exists():
+            folder.rmdir()
+        os.replace(source, folder)
+        return
+    order = {"README.md": 0, INDEX: 2}
+    (folder / INDEX).unlink(missing_ok=True)
+    for new in sorted(source.iterdir(), key=lambda path: order.get(path.name, 1)):
         old = folder / new.name
         if old.is_dir():
-            shutil.rmtree(old)
+            os.replace(old, source / f"old {new.name}")  # goes with the rest, and is never seen half deleted
         os.replace(new, old)
 
 
@@ -128,7 +143,7 @@ def open_folder(folder, device=None):
     parts = zip(("text_encoder", "unet", "vae"), modules, strict=True)
     modules = [load_weights(module, folder / part, device) for part, module in parts]
     scaling_factor = vae.get("scaling_factor", 0.18215)  # the first configurations leave it out
-    tokenize = read_tokenizer(folder, text["max_position_embeddings"])
+    tokenize = read_tokenizer(folder, text["max_position_embeddings"], text["vocab_size"])
     return StableDiffusion(*modules, scaling_factor, tokenize, **diffusers.scheduler_options(scheduler))
 
 
@@ -183,7 +198,8 @@ def read_weights(folder):
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    found = sorted(folder.glob("*model.safetensors")) + sorted(folder.glob("*model.fp16.safetensors"))
+    names = ("model", "diffusion_pytorch_model")  # as transformers and diffusers call them; no other file counts
+    found = [path for end in ("", ".fp16") for name in names if (path := folder / f"{name}{end}.safetensors").is_file()]
     if not found:
         pickles = [path.name for path in folder.glob("*") if path.suffix in (".bin", ".ckpt", ".pt")]
         why = f"only {pickles[0]}, a pickle, which could run foreign code" if pickles else "none"
@@ -194,14 +210,46 @@ def read_weights(folder):
         raise CheckpointError(f"{found[0]} is truncated or altered: fetch or export the folder again") from None
 
 
-def read_tokenizer(folder, max_tokens):
+def check_vocabulary(folder, tokenizer, vocab_size):
+    """Raise CheckpointError unless a tokenizer has the tokens its text encoder knows, and the files it is made of.
+
+    transformers opens a folder without a vocabulary too, and then reads every word as unknown.
+    """
+    whole = [("tokenizer.json",), ("vocab.json", "merges.txt")]
+    if not any(all((folder / name).is_file() for name in names) for names in whole):
+        raise CheckpointError(f"{folder} holds no vocabulary: fetch or export the folder again")
+    if len(tokenizer) != vocab_size:
+        raise CheckpointError(
+            f"{folder} has {len(tokenizer):,} tokens and the text encoder {vocab_size:,}: it is cut off, or of another "
+            "model; fetch or export the folder again"
+        )
+    if lost := never_joined(json.loads(tokenizer.backend_tokenizer.to_str())) - set(tokenizer.all_special_tokens):
+        raise CheckpointError(
+            f"{folder} has no merge that makes {min(lost)!r}: it is cut off; fetch or export the folder again"
+        )
+
+
+def never_joined(tokenizer):
+    """Return the tokens of several letters that no merge of a tokenizer makes, given as its JSON; a whole one has none.
+
+    A token of CLIP may end in </w>, where a word ends. Other ways than byte-pair encoding have no merges.
+    """
+    model = tokenizer["model"]
+    if model.get("type") != "BPE":
+        return set()
+    merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    return {token for token in model["vocab"] if len(token.removesuffix("</w>")) > 1} - set(map("".join, merges))
+
+
+def read_tokenizer(folder, max_tokens, vocab_size):
     """Return tokenize(texts) -> token numbers (B, L), every text cut or filled up to the full length L."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError):
+    except Exception:  # of a damaged file, transformers and tokenizers raise errors of every kind
         raise CheckpointError(f"{folder / 'tokenizer'} holds no tokenizer that transformers opens") from None
+    check_vocabulary(folder / "tokenizer", tokenizer, vocab_size)
     options = {
         "padding": "max_length",
         "truncation": True,
