@@ -194,3 +194,60 @@ class Transformer2D(nn.Module):
         h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H*W, C)
         h = self.transformer_blocks[0](h, context, mask)
         return x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+
+
+# ------------------------------------------------------------------ a Transformer with CLIP's names
+class SelfAttention(nn.Module):
+    """Multi-head attention; if causal, token i sees tokens 0 ... i only. Built in notebook 04."""
+
+    def __init__(self, dim: int, num_heads: int, causal: bool = True):
+        super().__init__()
+        self.num_heads, self.causal = num_heads, causal
+        self.q_proj, self.k_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.v_proj, self.out_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def split(self, x):
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, L, head_dim)
+
+    def forward(self, x):
+        q, k, v = self.split(self.q_proj(x)), self.split(self.k_proj(x)), self.split(self.v_proj(x))
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out_proj(h.transpose(1, 2).flatten(2))  # (B, L, D)
+
+
+class MLP(nn.Module):
+    """Four times wider and back, around x * sigmoid(1.702 x), CLIP's quick GELU. Built in notebook 04."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x):
+        h = self.fc1(x)
+        return self.fc2(h * torch.sigmoid(1.702 * h))
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each with pre-norm and shortcut. Built in notebook 04."""
+
+    def __init__(self, dim: int, num_heads: int, causal: bool = True):
+        super().__init__()
+        self.layer_norm1, self.self_attn = nn.LayerNorm(dim), SelfAttention(dim, num_heads, causal)
+        self.layer_norm2, self.mlp = nn.LayerNorm(dim), MLP(dim)
+
+    def forward(self, x):
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(nn.Module):
+    """A stack of layers, (B, L, D) -> (B, L, D). Built in notebook 04."""
+
+    def __init__(self, dim: int, num_layers: int, num_heads: int, causal: bool = True):
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(dim, num_heads, causal) for _ in range(num_layers)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x

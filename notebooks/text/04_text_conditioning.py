@@ -384,11 +384,16 @@ class Embeddings(nn.Module):
     def forward(self, ids):
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # (B, L, D)
 
+# %% [markdown]
+# Attention, and the small network that works on each token alone. `causal` is a switch: CLIP's picture tower (notebook 07) has the same
+# layers without the mask.
 
+# %%
+# @save course_utils/layers.py
 class SelfAttention(nn.Module):
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, causal: bool = True):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
         self.q_proj, self.k_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.v_proj, self.out_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
@@ -397,11 +402,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x):
         q, k, v = self.split(self.q_proj(x)), self.split(self.k_proj(x)), self.split(self.v_proj(x))
-        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out_proj(h.transpose(1, 2).flatten(2))  # (B, L, D)
 
-# %%
-# @save course_utils/text_encoder/clip.py
+
 class MLP(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
@@ -411,11 +415,15 @@ class MLP(nn.Module):
         h = self.fc1(x)
         return self.fc2(h * torch.sigmoid(1.702 * h))
 
+# %% [markdown]
+# A layer adds both to what it got, each after a layer norm; the encoder is a stack of layers.
 
+# %%
+# @save course_utils/layers.py
 class Layer(nn.Module):
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, causal: bool = True):
         super().__init__()
-        self.layer_norm1, self.self_attn = nn.LayerNorm(dim), SelfAttention(dim, num_heads)
+        self.layer_norm1, self.self_attn = nn.LayerNorm(dim), SelfAttention(dim, num_heads, causal)
         self.layer_norm2, self.mlp = nn.LayerNorm(dim), MLP(dim)
 
     def forward(self, x):
@@ -424,9 +432,9 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, dim: int, num_layers: int, num_heads: int):
+    def __init__(self, dim: int, num_layers: int, num_heads: int, causal: bool = True):
         super().__init__()
-        self.layers = nn.ModuleList([Layer(dim, num_heads) for _ in range(num_layers)])
+        self.layers = nn.ModuleList([Layer(dim, num_heads, causal) for _ in range(num_layers)])
 
     def forward(self, x):
         for layer in self.layers:
@@ -443,7 +451,7 @@ class CLIPTextModel(nn.Module):
         super().__init__()
         self.eos_id = eos_id
         self.embeddings = Embeddings(vocab_size, max_tokens, dim)
-        self.encoder = Encoder(dim, num_layers, num_heads)
+        self.encoder = Encoder(dim, num_layers, num_heads, causal=True)
         self.final_layer_norm = nn.LayerNorm(dim)
         nn.init.normal_(self.embeddings.token_embedding.weight, std=0.02)  # GPT-2's and CLIP's start
         nn.init.normal_(self.embeddings.position_embedding.weight, std=0.01)
