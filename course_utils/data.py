@@ -154,6 +154,19 @@ def load_emoji(
     return Emoji(np.concatenate([part.rgba for part in parts]), sum((part.meta for part in parts), ()))
 
 
+@lru_cache(maxsize=1)
+def load_names() -> tuple[dict, ...]:
+    """What every concept is called, without its pictures: a dict each, with the keys that all its styles share.
+
+    concept, group, subgroup, name_en, name_zh, tags_en, tags_zh. DataError for a missing or altered file.
+    """
+    import pyarrow.parquet as pq
+
+    columns = ["concept", "group", "subgroup", "name_en", "name_zh", "tags_en", "tags_zh"]
+    path, first = _checked(DATA_DIR / "emoji_64.parquet"), [("style", "=", FIRST_STYLES[0])]  # it has every concept
+    return tuple(pq.read_table(path, columns=columns, filters=first).to_pylist())
+
+
 def one_of(what: str, given: Iterable, known: Iterable) -> None:
     """DataError unless everything given is known, and something is given; `what` is the word for it."""
     unknown = [value for value in given if value not in tuple(known)]

@@ -6,81 +6,14 @@ import numpy as np
 import torch
 
 from course_utils.checkpoints import scaling_factor
-from course_utils.data import FIRST_STYLES, load_emoji, load_splits
+from course_utils.data import FIRST_STYLES, load_emoji
 from course_utils.datasets.compose import LANGUAGES, Composer, caption
-from course_utils.recipes import text_pixel
+from course_utils.datasets.concepts import concepts
 from course_utils.recipes.latent_base import encode_examples, sample_latents, text_loss
 from course_utils.recipes.vae import SIZE
 from course_utils.systems.stable_diffusion import make_unet, tokenize
 from course_utils.training import Recipe
 
-CONCEPTS = (
-    *text_pixel.CONCEPTS,
-    "dog",
-    "cat",
-    "horse",
-    "cow face",
-    "tiger face",
-    "fox",
-    "bear",
-    "koala",
-    "monkey face",
-    "giraffe",
-    "camel",
-    "duck",
-    "parrot",
-    "snail",
-    "honeybee",
-    "lady beetle",
-    "tropical fish",
-    "shark",
-    "unicorn",
-    "hedgehog",
-    "peach",
-    "pineapple",
-    "cherries",
-    "ice cream",
-    "doughnut",
-    "cupcake",
-    "french fries",
-    "cheese wedge",
-    "hot beverage",
-    "tulip",
-    "palm tree",
-    "deciduous tree",
-    "bus",
-    "taxi",
-    "sport utility vehicle",
-    "police car",
-    "delivery truck",
-    "bicycle",
-    "helicopter",
-    "locomotive",
-    "light bulb",
-    "key",
-    "camera",
-    "television",
-    "closed book",
-    "alarm clock",
-    "candle",
-    "wrapped gift",
-    "basketball",
-    "trumpet",
-    "top hat",
-    "sunglasses",
-    "t-shirt",
-    "running shoe",
-    "smiling face with sunglasses",
-    "ghost",
-    "alien",
-    "jack-o-lantern",
-    "sun",
-    "rainbow",
-    "fire",
-    "snowflake",
-    "castle",
-    "tent",
-)
 EXAMPLES = 20_480  # composed once and kept as latents: about 50 of each picture
 P_DROP = 0.1  # captions left empty in training, so that guidance has something to move away from
 
@@ -93,7 +26,7 @@ def model():
 @lru_cache(maxsize=1)
 def emoji():
     """Return the training pictures: the 64 things of notebook 04 and as many others, in three styles."""
-    wanted = {*CONCEPTS, *(concept for _, concept in load_splits()["held_out_colors"])}
+    wanted = concepts("stable-diffusion")
     return load_emoji(SIZE, FIRST_STYLES).select(lambda meta: meta["concept"] in wanted)
 
 

@@ -6,19 +6,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course_utils.data import FIRST_STYLES, load_emoji, load_splits, to_tensor
+from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.datasets.compose import LANGUAGES, Composer, caption
+from course_utils.datasets.concepts import concepts
 from course_utils.generator.guidance import drop_caption
 from course_utils.generator.objectives import diffusion_loss, sample_timesteps
 from course_utils.systems.text_pixel import PREDICTION, SCHEDULE, SIZE, TextPixel, tokenize
 from course_utils.text_encoder.tokenizer import PAD_ID
 from course_utils.training import Recipe
 
-CONCEPTS = (
-    "cat face", "rabbit face", "panda", "frog", "penguin", "elephant", "red apple", "grapes", "watermelon", "carrot",
-    "pizza", "hamburger", "birthday cake", "sunflower", "mushroom", "automobile", "rocket", "airplane", "sailboat",
-    "house", "soccer ball", "guitar", "red heart", "snowman", "robot",
-)  # fmt: skip  # and those of the composition test
 P_DROP = 0.1  # captions hidden in training, so that guidance has something to move away from
 TIMESTEP_POWER = 0.4  # t = T u^0.4: 59 % of the steps above 700, where the noise hides all and only the text tells
 TRANSLATION = 0.02  # weight of the loss that brings two languages together
@@ -27,7 +23,7 @@ TRANSLATION = 0.02  # weight of the loss that brings two languages together
 @lru_cache(maxsize=1)
 def emoji():
     """Return the training pictures: 64 things in three styles, as many as two cores can learn to draw in two hours."""
-    wanted = {*CONCEPTS, *(concept for _, concept in load_splits()["held_out_colors"])}
+    wanted = concepts("text-pixel")
     return load_emoji(SIZE, FIRST_STYLES).select(lambda meta: meta["concept"] in wanted)
 
 
