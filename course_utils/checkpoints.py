@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import secrets
 import subprocess
@@ -59,15 +58,22 @@ def is_full_disk(error: Exception) -> bool:
 
 def write_atomically(path: Path, write: Callable) -> None:
     """Let write(temporary path) make a file, then put it in place at once: a crash leaves the old one whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.{secrets.token_hex(4)}.part"
+    write_together({Path(path): write})
+
+
+def write_together(writers: dict[Path, Callable]) -> None:
+    """As `write_atomically`, for files that belong together: none is put in place before all are written."""
+    ending = f".{secrets.token_hex(4)}.part"
+    temporary = {path: f"{path}{ending}" for path in writers}
     try:
-        with open(temporary, "x") as file:  # not by tempfile, whose files are for their owner's eyes only
-            mode = os.fstat(file.fileno()).st_mode
-        write(temporary)
-        os.chmod(temporary, mode)  # safetensors writes such files too
-        os.replace(temporary, path)
+        for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary[path], "x") as file:  # not by tempfile, whose files are for their owner's eyes only
+                mode = os.fstat(file.fileno()).st_mode
+            write(temporary[path])
+            os.chmod(temporary[path], mode)  # safetensors writes such files too
+        for path in writers:
+            os.replace(temporary[path], path)
     except Exception as error:
         if is_full_disk(error):
             raise CheckpointError(
@@ -76,7 +82,8 @@ def write_atomically(path: Path, write: Callable) -> None:
             ) from error
         raise
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        for path in writers:
+            Path(temporary[path]).unlink(missing_ok=True)
 
 
 def save(name: str, weights, card: dict, dtype=torch.float16, folder=None) -> Path:
@@ -96,11 +103,15 @@ def save(name: str, weights, card: dict, dtype=torch.float16, folder=None) -> Pa
             "go back to an earlier state, and train at a lower rate"
         )
     state = {key: narrowed(value, dtype).contiguous().cpu() for key, value in state.items()}
+    parameters = sum(v.numel() for v in state.values())
+    full = {"name": name, "sha256": "", "git_commit": git_commit(), "parameters": parameters, **card}
+
+    def write_weights(temporary):
+        save_file(state, temporary)
+        full["sha256"] = sha256(temporary)
+
     with locked(path):
-        write_atomically(path, lambda temporary: save_file(state, temporary))
-        parameters = sum(v.numel() for v in state.values())
-        full = {"name": name, "sha256": sha256(path), "git_commit": git_commit(), "parameters": parameters, **card}
-        write_card(path, full)
+        write_together({path: write_weights, path.with_suffix(".json"): card_writer(full)})
     return path
 
 
@@ -117,8 +128,12 @@ def narrowed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def write_card(path, card) -> None:
     """Write the card of the checkpoint at `path`."""
-    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path.with_suffix(".json"), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    write_atomically(path.with_suffix(".json"), card_writer(card))
+
+
+def card_writer(card) -> Callable:
+    """Return write(path), which writes a card as it is by then."""
+    return lambda path: Path(path).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def add_metrics(name, metrics, folder=None) -> None:
@@ -155,7 +170,7 @@ def is_card(value: object) -> bool:
     """Is this a card: are what it says of the weights texts and finite numbers, where they should be?"""
 
     def number(x):
-        return isinstance(x, (int, float)) and math.isfinite(x) and abs(x) < 1e300  # an int has no end, a float does
+        return isinstance(x, (int, float)) and abs(x) < 1e300  # not NaN, nor an integer that is no float any more
 
     if not isinstance(value, dict):
         return False

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 from course_utils import errors
 from course_utils.app import inputs
@@ -33,17 +34,21 @@ def list_all(args: argparse.Namespace) -> int:
         if name not in checkpoints.available():
             print(f"    no checkpoint yet: course train {name} --minutes 60")
             continue
-        card = checkpoints.card(name)
         size = (checkpoints.CHECKPOINT_DIR / f"{name}.safetensors").stat().st_size / 1e6
-        print(
-            f"    {card.get('steps', 0):,} steps, {card.get('minutes', 0):g} minutes on "
-            f"{card.get('hardware', 'unknown hardware')}, {size:.1f} MB"
-        )
-        for metric, value in card.get("metrics", {}).items():
-            many = value.items() if isinstance(value, dict) else ()  # shares right, and decibels
-            value = ", ".join(f"{key} {x:.0%}" if x <= 1 else f"{key} {x:.1f}" for key, x in many) or f"{value:.4g}"
-            print(f"    {metric}: {value}")
+        print(*card_lines(checkpoints.card(name), size), sep="\n")
     return 0
+
+
+def card_lines(card: dict, size: float) -> Iterator[str]:
+    """What `course list` says of a checkpoint of so many megabytes."""
+    yield (
+        f"    {card.get('steps', 0):,} steps, {card.get('minutes', 0):g} minutes on "
+        f"{card.get('hardware', 'unknown hardware')}, {size:.1f} MB"
+    )
+    for metric, value in card.get("metrics", {}).items():
+        many = value if isinstance(value, dict) else {"": value}  # shares right, and decibels
+        shown = (f"{key} {x:.0%}" if x <= 1 else f"{key} {x:.1f}" for key, x in many.items())
+        yield f"    {metric}: {', '.join(shown) if many is value else f'{value:.4g}'}"
 
 
 def draw(args: argparse.Namespace) -> int:

@@ -159,19 +159,23 @@ def read_lora(path):
         layer, part = read_key(key, path.name)
         if part == "alpha":
             alphas[layer] = read_alpha(value, path.name)
+        elif (name := f"{layer}.{part}.weight") in state:
+            raise CheckpointError(f"{path.name} holds {name} twice, under two names: save the LoRA again")
         else:
-            state[f"{layer}.{part}.weight"] = value.float()
-    if broken := checkpoints.not_finite(state):
-        raise CheckpointError(f"{path.name} holds NaN or infinity, in {broken}, and would draw nothing: train it anew")
+            state[name] = value.float()
     try:
         layers = lora_factors(state)
     except ValueError as error:
         raise CheckpointError(f"{path.name}: {error}") from None
     for layer, (A, B) in layers.items():
+        if not len(A):
+            raise CheckpointError(f"{path.name} is empty: the rank of {layer} is 0")
         scale = alphas.get(layer, read_alpha(find_alpha(config, layer, len(A)), path.name)) / len(A)
         if config.get("use_rslora"):  # peft's rank-stabilised LoRA divides by the root
             scale *= len(A) ** 0.5
         state[f"{layer}.lora_B.weight"] = B if scale == 1 else scale * B
+    if broken := checkpoints.not_finite(state):
+        raise CheckpointError(f"{path.name} holds NaN or infinity, in {broken}, and would draw nothing: train it anew")
     ranks = {len(A) for A, _ in layers.values()}
     return state, ranks.pop() if len(ranks) == 1 else None
 
@@ -270,7 +274,8 @@ def read_file(path):
         if of_peft and beside.exists():
             config = json.loads(beside.read_text(encoding="utf-8"))
         config = {key.removeprefix("unet."): value for key, value in config.items()}
-    except (SafetensorError, OSError, ValueError, AttributeError):
+        [re.compile(pattern) for pattern in (config.get("alpha_pattern") or {}).keys()]  # noqa: SIM118 (if it is one)
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError, re.error):
         raise CheckpointError(f"{path.name} is truncated or altered: fetch or save the LoRA again") from None
     if of_peft and "lora_alpha" not in config:
         raise CheckpointError(
