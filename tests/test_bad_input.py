@@ -288,3 +288,89 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(commands, "doctor", lambda args: {}["a bug"])
     with pytest.raises(KeyError):
         cli.main(["doctor"])
+
+
+# ------------------------------------------------------------------ what is printed, and who reads it
+def test_nobody_reads_the_list_to_its_end():
+    """As `course list | head -1`: the reader is gone, and nothing is said about it."""
+    import os
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "course_utils.cli", "list"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """`course draw` without its networks: a list of what each call asked for."""
+    import numpy as np
+
+    from course_utils.app import generate
+
+    calls = []
+
+    def draw(system, prompts, *options, **named):
+        calls.append((system, options, named))
+        return np.zeros((len(prompts), 4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(generate, "draw_prompts", draw)
+    return calls
+
+
+def test_an_output_that_cannot_print_chinese_does_not_spoil_a_drawing(drawn, tmp_path, monkeypatch):
+    import io
+
+    from course_utils import cli
+
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert cli.main(["draw", "cat", "--count", "1", "--out", str(tmp_path / "猫.png")]) == 0
+    assert (tmp_path / "猫.png").is_file() and b"\\u732b.png" in written.getvalue()
+
+
+# ------------------------------------------------------------------ options that change nothing
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("cat", "--negative", "dog", "--guidance", "1"), "--negative changed nothing, since guidance is off"),
+        (("--negative", "dog"), "--negative changed nothing: without a prompt"),
+        (("--guidance", "3", "--negative", "dog"), "--guidance and --negative changed nothing"),
+        (("cat", "--guidance", "0"), "the prompt changed nothing"),
+    ],
+)
+def test_an_option_without_effect_says_so(drawn, tmp_path, capsys, options, words):
+    from course_utils import cli
+
+    assert cli.main(["draw", *options, "--count", "1", "--out", str(tmp_path / "x.png")]) == 0
+    one_sentence(SimpleNamespace(returncode=0, stderr=capsys.readouterr().err), words, status=0)
+
+
+def test_options_with_effect_say_nothing(drawn, tmp_path, capsys):
+    from course_utils import cli
+
+    for options in (("cat", "--negative", "dog"), ("cat", "--guidance", "1"), ()):
+        assert cli.main(["draw", *options, "--count", "1", "--out", str(tmp_path / "x.png")]) == 0
+    assert not capsys.readouterr().err
+
+
+def test_every_lora_that_is_named_is_taken(drawn, tmp_path):
+    from course_utils import cli
+
+    assert cli.main(["draw", "cat", "--lora", "xp7", "--lora", "b.safetensors", "--out", str(tmp_path / "x.png")]) == 0
+    ((_, options, _),) = drawn
+    assert ["xp7", "b.safetensors"] in options
+
+
+@pytest.mark.parametrize("system", ["evaluator", "vae", "xp7"])
+@pytest.mark.parametrize("option", ["prompts", "steps", "guidance", "seed", "device"])
+def test_an_evaluation_refuses_what_would_change_nothing(system, option, capsys):
+    from course_utils import cli
+
+    value = "cpu" if option == "device" else "0" if option == "seed" else "3"
+    assert cli.main(["evaluate", system, f"--{option}", value]) == 2
+    one_sentence(
+        SimpleNamespace(returncode=2, stderr=capsys.readouterr().err), f"leave --{option} out", "measured in the same"
+    )

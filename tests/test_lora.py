@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from course_utils import checkpoints, cli
 from course_utils.app.generate import draw_pictures
 from course_utils.errors import CheckpointError, InputError
 from course_utils.finetune.lora import (
@@ -24,7 +25,7 @@ from course_utils.finetune.lora import (
 )
 from course_utils.finetune.prefix import Prefix, Prefixed
 from course_utils.generator.latent_unet import LatentUNet
-from course_utils.interop.lora_files import save_lora
+from course_utils.interop.lora_files import lora_adapter, read_lora, save_lora, unet_folder
 from course_utils.systems.stable_diffusion import make_unet
 
 
@@ -280,3 +281,129 @@ def test_a_lora_changes_the_drawing_and_only_stable_diffusion_takes_one(tmp_path
         draw_pictures("text-pixel", lora=path, **quick)
     with pytest.raises(CheckpointError, match="there is no"):
         draw_pictures(lora=tmp_path / "nothing.safetensors", **quick)
+
+
+# ------------------------------------------------------------------ which LoRA is meant
+def keep(folder, name, state, **card):
+    """Save a LoRA as a checkpoint with its card; returns its file."""
+    path = save_lora(folder / f"{name}.safetensors", state, dtype=torch.float32)
+    checkpoints.write_card(path, {"name": name, "sha256": checkpoints.sha256(path), **card})
+    return path
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """The shipped checkpoints and a folder of one's own, each with a U-Net and a LoRA "car" that belongs to it."""
+    home, own = tmp_path / "shipped", tmp_path / "own"
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_DIR", home)
+    monkeypatch.chdir(tmp_path)
+    for seed, folder in enumerate((home, own)):
+        unet = checkpoints.save("stable-diffusion", {"w": torch.full((2,), float(seed))}, {}, folder=folder)
+        parents = {"stable-diffusion": checkpoints.sha256(unet)}
+        keep(folder, "car", made_up(tiny(), seed=500 * seed), parents=parents)
+    return home, own
+
+
+def adapted(lora, folder=None):
+    """What a network answers that took a LoRA as `course draw --lora LORA --from FOLDER` gives it one."""
+    network = tiny()
+    lora_adapter(lora, folder)(network)
+    return answer(network)
+
+
+def answer_with(*states):
+    """What a network answers with the sum of some states."""
+    network = tiny()
+    set_adapter(network, weighted_sum([(state, 1.0) for state in states]))
+    return answer(merge(network))
+
+
+def test_a_name_means_the_lora_of_the_folder_that_was_asked_for(places):
+    home, own = places
+    for folder, place in ((None, home), (own, own), (home, home)):
+        assert torch.equal(adapted("car", folder), answer_with(read_lora(place / "car.safetensors")[0]))
+    assert not torch.allclose(adapted("car"), adapted("car", own), atol=1e-2)
+
+
+def test_a_folder_here_does_not_hide_the_lora_of_its_name(places):
+    home, _ = places
+    here = save_lora("car", made_up(tiny(), seed=77), form="peft", dtype=torch.float32)
+    assert torch.equal(adapted("car"), answer_with(read_lora(home / "car.safetensors")[0]))
+    for path in ("./car", here.resolve(), f"{here}/"):
+        assert torch.equal(adapted(path), answer_with(read_lora(here)[0]))
+
+
+def test_a_folder_with_nothing_but_the_lora_takes_the_shipped_network(places):
+    home, own = places
+    for path in own.glob("stable-diffusion.*"):
+        path.unlink()
+    shipped = {"stable-diffusion": checkpoints.card("stable-diffusion")["sha256"]}
+    path = keep(own, "car", made_up(tiny(), seed=3), parents=shipped)
+    assert unet_folder("car", own) is None and unet_folder(str(path), own) == own
+    assert torch.equal(adapted("car", own), answer_with(read_lora(path)[0]))
+
+
+def test_a_lora_of_another_network_is_refused_by_name_and_by_path(places):
+    home, own = places
+    keep(home, "bus", made_up(tiny()), parents={"stable-diffusion": checkpoints.card("stable-diffusion")["sha256"]})
+    for lora, folder in ((str(home / "car.safetensors"), own), (own / "car.safetensors", None), ("bus", own)):
+        with pytest.raises(CheckpointError, match="belongs to another stable-diffusion.safetensors than") as error:
+            adapted(lora, folder)
+        assert "\n" not in str(error.value)
+    (own / "car.json").write_text('{"description": "as other programs write them"}')
+    adapted(own / "car.safetensors")
+
+
+def test_several_loras_add_up_and_none_counts_twice(places):
+    home, _ = places
+    states = made_up(tiny(), 3, 5), made_up(tiny(), 2, 77, ATTENTION)
+    paths = [save_lora(f"{i}.safetensors", state, dtype=torch.float32) for i, state in enumerate(states)]
+    both = adapted([str(path) for path in paths])
+    assert torch.allclose(both, answer_with(*states), atol=1e-5)
+    assert torch.allclose(both, adapted(paths[::-1]), atol=1e-4)
+    assert not torch.allclose(both, adapted(paths[0]), atol=1e-2)
+    for twice in ([paths[0], paths[0]], ["car", home / "car.safetensors"]):
+        with pytest.raises(InputError, match="named twice"):
+            lora_adapter(twice)
+
+
+# ------------------------------------------------------------------ files that would draw something else
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_lora_that_is_no_number_is_refused(tmp_path, capsys, value):
+    unet = make_unet()
+    inject(unet, ATTENTION, 2)
+    state = lora_state(unet)
+    next(iter(state.values()))[0, 0] = value
+    path = save_lora(tmp_path / "broken.safetensors", state)
+    with pytest.raises(CheckpointError, match="holds NaN or infinity, in "):
+        read_lora(path)
+    out = tmp_path / "x.png"
+    drawing = ["draw", "cat", "--lora", str(path), "--steps", "1", "--count", "1", "--device", "cpu", "--out", str(out)]
+    assert cli.main(drawing) == 2 and "holds NaN or infinity" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+def test_an_alpha_that_is_no_number_is_refused(tmp_path, alpha):
+    path = save_lora(tmp_path / "kohya.safetensors", made_up(tiny()), alpha, form="kohya", dtype=torch.float32)
+    with pytest.raises(CheckpointError, match="no number|NaN"):
+        read_lora(path)
+
+
+def test_what_peft_wrote_needs_its_configuration(tmp_path):
+    state = made_up(tiny(), 3)
+    folder = save_lora(tmp_path / "peft", state, alpha=12, form="peft", dtype=torch.float32)
+    expected = read_lora(folder)[0]
+    renamed = (folder / "adapter_model.safetensors").rename(folder / "my_style.safetensors")
+    found = read_lora(renamed)[0]  # another name, and the configuration still beside it
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert any(not torch.equal(value, state[key]) for key, value in expected.items()), "α / r is 4"
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(CheckpointError, match="adapter_config.json: put that file beside it"):
+        read_lora(renamed)
+    renamed.rename(folder / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="adapter_config.json: put that file beside it"):
+        read_lora(folder)
+    (folder / "adapter_config.json").write_text('{"lora_alpha": 12, "init_lora_weights": "pissa_niter_4"}')
+    with pytest.raises(CheckpointError, match="changes the frozen weights too"):
+        read_lora(folder)

@@ -1,5 +1,6 @@
 """Training: the budget, the average, and above all that nothing is lost when it is killed."""
 
+import inspect
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from course_utils.errors import CheckpointError
 from course_utils.generator.objectives import diffusion_loss
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import UNet
-from course_utils.runs import load_run
+from course_utils.runs import load_run, read_progress
 from course_utils.training import EMA, Recipe, learning_rate, train
 
 SCHEDULE = make_schedule("cosine")
@@ -213,3 +214,21 @@ def test_same_seed_same_run():
         return torch.cat([p.detach().flatten() for p in state.model.parameters()])
 
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
+
+
+def test_a_run_with_broken_weights_or_without_its_progress_is_not_resumed(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    train_until(2, tiny(), run_dir=tmp_path)
+    path = tmp_path / "tiny.run.safetensors"
+    tensors, whole = load_file(path), json.dumps({"step": 2, "seconds": 1.0, "pictures": 16})
+    broken = {**tensors, "model.conv_in.bias": torch.full_like(tensors["model.conv_in.bias"], float("nan"))}
+    for content, progress in ((broken, whole), (tensors, "[]"), (tensors, "{"), (tensors, '{"step": "two"}')):
+        save_file(content, path, {"progress": progress})
+        with pytest.raises(CheckpointError, match="delete it and train anew"):
+            next(train(tiny(), 1, run_dir=tmp_path, device="cpu", resume=True))
+        assert read_progress(path) == (json.loads(whole) if progress == whole else {})
+
+
+def test_a_run_is_saved_at_least_once_a_minute():
+    assert inspect.signature(train).parameters["save_every"].default <= 60

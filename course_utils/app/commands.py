@@ -58,7 +58,7 @@ def draw(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     system = generate.default_system(args.system, args.prompt)
-    note = generate.prompt_note(system, args.prompt)
+    note = generate.prompt_note(system, args.prompt, args.negative, args.lora)
     pictures = generate.draw_pictures(
         system,
         args.prompt,
