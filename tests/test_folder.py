@@ -1,6 +1,7 @@
 """Our system as a folder that diffusers opens, and Stable Diffusion 1.x folders opened by our own classes."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,40 @@ def test_only_an_earlier_export_is_replaced(tmp_path):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
+def test_others_may_read_an_export_as_the_umask_lets_them(tmp_path):
+    folder = export_folder(tiny_system(), tmp_path / "ours")
+    (tmp_path / "plain").touch()
+    (tmp_path / "folder").mkdir()
+    files = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
+    assert files == {(tmp_path / "plain").stat().st_mode}
+    assert {folder.stat().st_mode, (folder / "unet").stat().st_mode} == {(tmp_path / "folder").stat().st_mode}
+
+
+@pytest.mark.parametrize("moves", [1, 4, 7])
+def test_two_exports_never_mix_into_one_that_opens(tmp_path, monkeypatch, moves):
+    """Killed while the second takes the place of the first: the folder does not open, and the next export mends it."""
+    folder, done, move = export_folder(tiny_system(), tmp_path / "ours"), [], os.replace
+
+    def killed(*paths):
+        done.append(paths)
+        if len(done) > moves:
+            raise KeyboardInterrupt
+        move(*paths)
+
+    system = tiny_system()
+    randomise(system.unet, seed=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_folder(system, folder)
+    assert not (folder / "model_index.json").exists()
+    with pytest.raises(OSError, match="model_index.json"):
+        opened_by_diffusers(folder)
+    opened = opened_by_diffusers(export_folder(system, folder))
+    assert all(torch.equal(opened.unet.state_dict()[key], value) for key, value in system.unet.state_dict().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
 @pytest.mark.parametrize(
     "words", ["Error while serializing: No space left on device (os error 28)", "File too large (os error 27)"]
 )
@@ -150,7 +185,7 @@ def test_a_full_disk_leaves_the_earlier_export_whole(tmp_path, monkeypatch, word
 
 def test_what_cannot_be_exported():
     with pytest.raises(ValueError, match="only a system with"):
-        export_folder(replace(tiny_system(), tokenize=lambda texts: texts), "never-made")
+        export_folder(replace(tiny_system(), tokenize=lambda texts: texts, vocabulary=None), "never-made")
     with pytest.raises(ValueError, match="4 or 9 channels"):
         export_folder(tiny_system(20), "never-made")
     assert not Path("never-made").exists()
@@ -163,7 +198,7 @@ def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     makers = {"text-pixel": TextPixel, "stable-diffusion": make_unet, "vae": VAE, "inpaint": CONDITIONS["inpaint"]}
     for name, make in makers.items():
-        checkpoints.save(name, make(), {}, folder=folder)
+        checkpoints.save(name, make(), {"scaling_factor": 0.5} if name == "vae" else {}, folder=folder)
     return folder
 
 
@@ -397,6 +432,16 @@ def setting(part, name="config.json", **values):
     return lambda folder: edit(folder / part / name, lambda config: config.update(values))
 
 
+def no_vocabulary(folder):
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).unlink(missing_ok=True)
+
+
+def stray_instead(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.rename(path.with_name("my_model.safetensors"))
+
+
 BROKEN = {
     "pickle": (to_pickle, "holds only diffusion_pytorch_model.bin, a pickle"),
     "no weights": (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "holds none"),
@@ -413,6 +458,15 @@ BROKEN = {
     "no number": (lambda f: edit(f / "unet" / "config.json", lambda c: c.pop("in_channels")), "lacks 'in_channels'"),
     "schedule": (setting("scheduler", SCHEDULER, beta_schedule="sigmoid"), "unknown schedule 'sigmoid'"),
     "flow": (setting("scheduler", SCHEDULER, prediction_type="flow"), "unknown prediction 'flow'"),
+    "no vocabulary": (no_vocabulary, "holds no vocabulary"),
+    "no token": (
+        lambda f: edit(f / "tokenizer" / "tokenizer.json", lambda c: c.update(model={})),
+        "holds no tokenizer",
+    ),
+    "karras": (setting("scheduler", SCHEDULER, use_karras_sigmas=True), "asks for use_karras_sigmas = True"),
+    "lu": (setting("scheduler", SCHEDULER, use_lu_lambdas=True), "asks for use_lu_lambdas = True"),
+    "sigma_min": (setting("scheduler", SCHEDULER, final_sigmas_type="sigma_min"), "asks for final_sigmas_type"),
+    "stray": (stray_instead, "needs weights in one .safetensors file and holds none"),
 }
 
 
@@ -422,6 +476,34 @@ def test_a_folder_that_cannot_be_opened(broken, damage, words):
     with pytest.raises(CheckpointError, match=words) as caught:
         open_folder(broken)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lines", [4, 2, 0.5], ids=["a line less", "three lines less", "within a line"])
+def test_merges_that_are_cut_off(old, tmp_path, lines):
+    """Words fall apart into letters then: the text encoder has never seen them so."""
+    shutil.copytree(old, tmp_path / "sd")
+    path = tmp_path / "sd" / "tokenizer" / "merges.txt"
+    whole = path.read_text().splitlines(keepends=True)
+    cut = whole[: 1 + lines] if lines >= 1 else [*whole[:3], "p"]
+    path.write_text("".join(cut))
+    with pytest.raises(CheckpointError, match="cut off|no tokenizer that transformers opens") as caught:
+        open_folder(tmp_path / "sd")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_beside_the_weights_changes_nothing(broken):
+    good = open_folder(broken)
+    for path in (
+        broken / "unet" / "diffusion_pytorch_model.safetensors",
+        broken / "text_encoder" / "model.safetensors",
+    ):
+        other = {key: value + 1 for key, value in load_file(path).items()}
+        for name in (f"a_{path.name}", "a_model.safetensors"):
+            save_file(other, path.with_name(name))
+    again = open_folder(broken)
+    for part in PARTS:
+        ours, theirs = getattr(good, part).state_dict(), getattr(again, part).state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_no_folder_at_all(tmp_path):
