@@ -1,5 +1,6 @@
 """evaluator: names concept, style, colour and background of a picture. It measures every generator of the course."""
 
+import re
 from functools import lru_cache
 
 import torch
@@ -10,7 +11,8 @@ from course_utils.datasets.compose import Composer
 from course_utils.evaluation.evaluator import ATTRIBUTES, SIDE, STYLES, Evaluator, class_numbers, resize
 from course_utils.training import Recipe
 
-SIZES = (64, 64, 64, 32, 32, 32, 24, 48)  # pixels a side a picture is shrunk to: what generators draw, and a few more
+SIZES = (64, 64, 64, 64, 48, 32, 32, 24)  # pixels a side a picture is shrunk to: what generators draw, and a few more
+ONE_SIDED = re.compile("o.clock|thirty|moon|quarter|left|right|arrow")  # concepts that a mirror makes another of
 
 
 def model():
@@ -20,7 +22,7 @@ def model():
 
 @lru_cache(maxsize=1)
 def composer():
-    """What composes the training pictures of its four styles, at 64 pixels a side."""
+    """What composes the training pictures of its eight styles, at 64 pixels a side."""
     return Composer(load_emoji(SIDE, styles=STYLES), languages=("en",), p_background=0.7, natural=0)
 
 
@@ -33,10 +35,18 @@ def random_affine(x, generator):
     return torch.where(lot[:, None, None, None] > 0, F.grid_sample(x, grid, "bilinear", "reflection", False), x)
 
 
+def random_mirror(x, concepts, generator):
+    """Mirror half of the pictures (n, 3, S, S), but for concepts (n names) that have a left and a right."""
+    fits = torch.tensor([not ONE_SIDED.search(concept) for concept in concepts])
+    mirrored = fits & (torch.rand(len(x), generator=generator) < 0.5)
+    return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+
+
 def batch(generator, n):
-    """Compose n pictures with their four labels, bend half, and shrink and enlarge most, as small generators draw."""
+    """Compose n pictures with their four labels, mirror and bend half, and blur some as small generators draw."""
     pictures = composer().compose(n, seed=int(torch.randint(2**31, (1,), generator=generator)))
     x = random_affine(to_tensor(pictures.images), generator)
+    x = random_mirror(x, pictures.attributes["concept"], generator)
     size = torch.tensor(SIZES)[torch.randint(len(SIZES), (n,), generator=generator)]
     for side in set(SIZES) - {SIDE}:
         if (few := size == side).any():
