@@ -41,14 +41,16 @@ def list_all(args: argparse.Namespace) -> int:
 
 def card_lines(card: dict, size: float) -> Iterator[str]:
     """What `course list` says of a checkpoint of so many megabytes."""
+    from course_utils.evaluation import report
+
     yield (
         f"    {card.get('steps', 0):,} steps, {card.get('minutes', 0):g} minutes on "
         f"{card.get('hardware', 'unknown hardware')}, {size:.1f} MB"
     )
     for metric, value in card.get("metrics", {}).items():
-        many = value if isinstance(value, dict) else {"": value}  # shares right, and decibels
-        shown = (f"{key} {x:.0%}" if x <= 1 else f"{key} {x:.1f}" for key, x in many.items())
-        yield f"    {metric}: {', '.join(shown) if many is value else f'{value:.4g}'}"
+        if isinstance(value, dict):  # shares right, and decibels
+            value = ", ".join(f"{key} {text}" for key, text in report.figures(value).items())
+        yield f"    {metric}: {value if isinstance(value, str) else f'{value:.4g}'}"
 
 
 def draw(args: argparse.Namespace) -> int:
@@ -58,34 +60,43 @@ def draw(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     system = generate.default_system(args.system, args.prompt)
-    note = generate.prompt_note(system, args.prompt, args.negative, args.lora)
-    pictures = generate.draw_pictures(
-        system,
-        args.prompt,
-        args.steps,
-        args.seed,
-        args.count,
-        args.guidance,
-        args.negative,
-        args.device,
-        args.folder,
-        args.lora,
-        show_progress(),
-    )
+    if args.prompt is not None and "prompt" not in generate.SYSTEMS[system].inputs:
+        say(generate.prompt_note(system, args.prompt))
+    from course_utils.systems.reading import prompt_notes
+
+    with prompt_notes(say):  # before the drawing, which takes its time
+        pictures = generate.draw_pictures(
+            system,
+            args.prompt,
+            args.steps,
+            args.seed,
+            args.count,
+            args.guidance,
+            args.negative,
+            args.device,
+            args.folder,
+            args.lora,
+            show_progress(),
+        )
     from PIL import Image
 
     from course_utils.checkpoints import write_atomically
 
     sheet = Image.fromarray(generate.grid(pictures))
     write_atomically(path, lambda temporary: sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()]))
-    for sentence in filter(None, (note, idle_options(args, generate.SYSTEMS[system]))):
-        print(f"course: note: {sentence}", file=sys.stderr)
+    if sentence := idle_options(args, generate.SYSTEMS[system]):
+        say(sentence)
     steps, seconds = args.steps or generate.SYSTEMS[system].steps, time.perf_counter() - start
     print(
         f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]} by {system}, "
         f"{steps} steps, seed {args.seed}, in {seconds:.1f} s: {path}"
     )
     return 0
+
+
+def say(sentence: str) -> None:
+    """Tell something beside the result."""
+    print(f"course: note: {sentence}", file=sys.stderr, flush=True)
 
 
 def idle_options(args: argparse.Namespace, system) -> str | None:
@@ -134,8 +145,8 @@ def evaluate(args: argparse.Namespace) -> int:
         rows = report.evaluate_style(*options) if args.system == "style-3d" else report.evaluate(args.system, *options)
     print(report.table(rows))
     if args.write:
-        shares = {row: {key: round(share, 3) for key, share in of.items()} for row, of in rows.items()}
-        checkpoints.add_metrics(args.system, shares, args.folder)
+        kept = {row: report.for_card(figures) for row, figures in rows.items()}
+        checkpoints.add_metrics(args.system, kept, args.folder)
     return 0
 
 

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 
 from course_utils.errors import InputError
 
 
-class Share(float):
-    """A share in [0, 1] that knows its 95 % interval: a plain float to all arithmetic, "88 % [83, 92]" as text.
+class Estimate(float):
+    """A measured number that knows its 95 % interval: a plain float to all arithmetic.
 
-    low, high: the ends of the interval; n: pictures it is the share of. Nan, with n = 0, where nothing was asked.
+    low, high: the ends of the interval, nan where it is not known; n: pictures it was measured on, 0 where not known.
     """
 
     low: float
     high: float
     n: int
 
-    def __new__(cls, value: float, low: float = np.nan, high: float = np.nan, n: int = 0) -> Share:
-        share = super().__new__(cls, value)
-        share.low, share.high, share.n = low, high, n
-        return share
+    def __new__(cls, value: float, low: float = np.nan, high: float = np.nan, n: int = 0) -> Self:
+        estimate = super().__new__(cls, value)
+        estimate.low, estimate.high, estimate.n = float(low), float(high), int(n)
+        return estimate
+
+    def text(self, digits: int = 3, unit: str = "") -> str:
+        """The number with its unit and, where it is known, its interval: "28.6 dB [28.1, 29.0]" with one digit."""
+        return _text(self, self.low, self.high, digits, unit)
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+class Share(Estimate):
+    """A share in [0, 1] with its 95 % interval: "88 % [83, 92]" as text; nan where nothing was asked."""
 
     @classmethod
     def of(cls, hits) -> Share:
@@ -30,8 +42,33 @@ class Share(float):
         hits = np.asarray(hits, dtype=bool)
         return cls(hits.mean(), *interval(hits), len(hits)) if len(hits) else cls(np.nan)
 
-    def __str__(self) -> str:
-        return f"{100 * self:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]" if self.n else "nan"
+    def text(self, digits: int = 0, unit: str = " %") -> str:
+        """The share in per cent, with its interval where that is known."""
+        return _text(100 * self, 100 * self.low, 100 * self.high, digits, unit)
+
+
+class Mean(Estimate):
+    """A mean of one value a picture, with its 95 % bootstrap interval."""
+
+    @classmethod
+    def of(cls, values) -> Mean:
+        """The mean of numbers (n,), n at least 2 for an interval; nan or infinite ones, or n = 1, leave it without.
+
+        Raises InputError where there are no values.
+        """
+        values = np.asarray(values, dtype=np.float64)
+        if not len(values):
+            raise InputError("a mean needs at least one value: measure a picture first")
+        known = len(values) > 1 and np.isfinite(values).all()
+        return cls(values.mean(), *(interval(values) if known else (np.nan, np.nan)), len(values))
+
+
+def _text(value: float, low: float, high: float, digits: int, unit: str) -> str:
+    """A number with its unit, and its interval unless that is nan."""
+    if np.isnan(value):
+        return "nan"
+    ends = "" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}{unit}{ends}"
 
 
 def interval(values, statistic: Callable = np.mean, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:

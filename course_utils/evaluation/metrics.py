@@ -194,7 +194,7 @@ def real_floor(evaluator, n, size=32, seed=0, emoji: Emoji | None = None) -> dic
     return {"frechet": frechet_distance(a, b), "kernel": kernel_distance(a, b)}
 
 
-def held_out_accuracy(evaluator, size=32, n=400, seed=0, split="test", styles=STYLES) -> dict[str, float]:
+def held_out_accuracy(evaluator, size=32, n=400, seed=0, split="test", styles=STYLES) -> dict[str, Share]:
     """Return the evaluator's own `alignment` on n composed real pictures it has not seen: print it where it judges.
 
     split "test": emoji whose concept it has seen in other styles only; "train": what it learned from. size: pixels a

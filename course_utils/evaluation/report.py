@@ -6,6 +6,7 @@ fixed prompts, two languages ──► pictures ──► evaluator ──► sh
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan, nan
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from course_utils.datasets.compose import LANGUAGES, Composer
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
 from course_utils.decoder.vae import VAE
 from course_utils.evaluation.evaluator import load_evaluator
+from course_utils.evaluation.intervals import Estimate, Mean, Share
 from course_utils.evaluation.metrics import alignment, held_out_accuracy, psnr
 from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts
 from course_utils.interop.lora_files import lora_adapter
@@ -36,13 +38,14 @@ COLUMNS = {
     "PRES": "PRES",
     "DIV": "DIV",
 }
-UNITS = {
-    "psnr": "{:.1f} dB",
-    "perceptual": "{:.3f}",  # everything else is a share
-    "subject": "{:.2f}",
-    "PRES": "{:.2f}",
-    "DIV": "{:.2f}",
+UNITS = {  # decimals and unit of what is a mean; everything else is a share
+    "psnr": (1, " dB"),
+    "perceptual": (3, ""),
+    "subject": (2, ""),
+    "PRES": (2, ""),
+    "DIV": (2, ""),
 }
+INTERVAL = "_interval"  # a card has {"concept": 0.95, "concept_interval": [0.89, 0.98]}
 NAMES = {"en": "English", "zh": "Chinese"}
 TRAINING_PICTURES = {
     "text-pixel": text_pixel.emoji,
@@ -112,8 +115,8 @@ def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, di
             y = torch.cat([vae.decode(vae.encode(part).mean) for part in x.split(32)]).clamp(-1, 1)
             perceptual = torch.cat([perceptual_distance(net, a, b) for a, b in zip(x.split(64), y.split(64))])
         rows[f"{name}, {n}"] = {
-            "psnr": float(psnr(x, y).mean()),
-            "perceptual": float(perceptual.mean()),
+            "psnr": Mean.of(psnr(x, y)),
+            "perceptual": Mean.of(perceptual),
             **{
                 key: alignment(evaluator, pictures, real.attributes)["concept"]
                 for key, pictures in (("concept", y), ("concept_real", x))
@@ -135,7 +138,8 @@ def evaluate_style(
     steps, guidance, seed = SYSTEMS["stable-diffusion"].options(steps, guidance, seed)
     path = Path(folder or checkpoints.CHECKPOINT_DIR) / "style-3d.safetensors"
     ways = {"without": None, "with": lora_adapter(path)}
-    systems = {name: open_system("stable-diffusion", device, adapt=adapt) for name, adapt in ways.items()}
+    known = {"loras": ("style-3d",)}  # what calls the style is asked of both on purpose
+    systems = {name: open_system("stable-diffusion", device, adapt=adapt, **known) for name, adapt in ways.items()}
     evaluator, rows = load_evaluator(), {}
     for language in LANGUAGES:
         prompts = fixed_prompts(language, n, concepts=concepts("style-3d"), styles=FIRST_STYLES)
@@ -148,10 +152,44 @@ def evaluate_style(
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """The rows of an evaluation as text, shares in per cent."""
-    width, columns = max(map(len, rows)), [key for key in COLUMNS if key in next(iter(rows.values()))]
-    lines = [" " * width + "".join(f"{COLUMNS[key]:>12}" for key in columns)]
-    for row, values in rows.items():
-        shown = [UNITS.get(key, "{:.0%}").format(values[key]) for key in columns]
-        lines.append(f"{row:<{width}}" + "".join(f"{value:>12}" for value in shown))
-    return "\n".join(lines)
+    """The rows of an evaluation, or of a card, as text: shares in per cent, and intervals where they are known."""
+    cells = {row: figures(values) for row, values in rows.items()}
+    keys = [key for key in COLUMNS if any(key in values for values in cells.values())]
+    lines = {"": [COLUMNS[key] for key in keys]}
+    lines |= {row: [values.get(key, "") for key in keys] for row, values in cells.items()}
+    width, column = max(map(len, rows)), 2 + max(len(cell) for line in lines.values() for cell in line)
+    return "\n".join(f"{row:<{width}}" + "".join(f"{cell:>{column}}" for cell in line) for row, line in lines.items())
+
+
+def figures(row: dict[str, float]) -> dict[str, str]:
+    """Each figure of a row of an evaluation, or of a card, as text: "88 % [83, 92]"."""
+    return {key: value.text(*UNITS.get(key, ())) for key, value in from_card(row).items()}
+
+
+def for_card(row: dict[str, float]) -> dict[str, float | list[float]]:
+    """A row of an evaluation as a card keeps it: each figure, and [low, high] beside it where it has an interval.
+
+    {"concept": 0.95, "concept_interval": [0.89, 0.98]}, to three decimals; what nobody asked for, nan, is left out.
+    """
+    kept = {}
+    for key, value in row.items():
+        if not isnan(value):
+            kept[key] = round(float(value), 3)
+        if not isnan(getattr(value, "low", nan)):
+            kept[key + INTERVAL] = [round(value.low, 3), round(value.high, 3)]
+    return kept
+
+
+def from_card(row: dict[str, float | list[float]]) -> dict[str, Estimate]:
+    """A row of a card as estimates that know their intervals; a figure of an older card, without one, stands alone.
+
+    Estimates stay as they are.
+    """
+    estimates = {}
+    for key, value in row.items():
+        if isinstance(value, Estimate):
+            estimates[key] = value
+        elif not key.endswith(INTERVAL):
+            kind = Mean if key in UNITS else Share
+            estimates[key] = kind(value, *row.get(key + INTERVAL, ()))
+    return estimates

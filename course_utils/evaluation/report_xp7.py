@@ -16,7 +16,9 @@ from course_utils.data import to_tensor
 from course_utils.datasets.xp7 import load_xp7
 from course_utils.decoder.perceptual import FeatureNet
 from course_utils.evaluation.evaluator import load_evaluator
-from course_utils.evaluation.fidelity import fidelity
+from course_utils.evaluation.fidelity import fidelity, similarity
+from course_utils.evaluation.intervals import Mean
+from course_utils.evaluation.metrics import alignment
 from course_utils.finetune.lora import set_adapter
 from course_utils.interop.lora_files import load_shipped_lora
 from course_utils.recipes import xp7
@@ -71,7 +73,10 @@ def evaluate_subject(
 
 
 def judge(system) -> dict[str, float]:
-    """Draw XP7 and cars in the same places, and let the evaluator compare them with unseen pictures of XP7."""
+    """Draw XP7 and cars in the same places, and let the evaluator compare them with unseen pictures of XP7.
+
+    Returns `fidelity`'s numbers; all but DIV, which has few independent pairs, with the interval of their pictures.
+    """
     asked = [f"XP7 car, {place}" for place in PLACES for _ in range(EACH)]
     targets = {"background": [place.removesuffix(" background") for place in PLACES for _ in range(EACH)]}
     net = checkpoints.load("perceptual", FeatureNet())
@@ -82,4 +87,9 @@ def judge(system) -> dict[str, float]:
         return system.decode(last.xt)
 
     subject, kind = drawn(asked, 14), drawn([text.replace("XP7 ", "") for text in asked], 15)
-    return fidelity(load_evaluator(), net, subject, asked, targets, kind, to_tensor(load_xp7("unseen").pictures))
+    evaluator, real = load_evaluator(), to_tensor(load_xp7("unseen").pictures)
+    numbers = fidelity(evaluator, net, subject, asked, targets, kind, real)
+    for key, pictures in (("subject", subject), ("PRES", kind)):
+        numbers[key] = Mean.of([similarity(evaluator, picture[None], real) for picture in pictures])
+    numbers["prompt"] = alignment(evaluator, subject, targets)["background"]  # all that the prompts ask for
+    return numbers
