@@ -7,8 +7,9 @@ PY       := $(VENV)/bin/python
 # The first Python >= 3.11 there is; `make lab PYTHON=/path/to/python` names another.
 PYTHON   ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
               $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-FIRST    := $(firstword $(sort $(wildcard notebooks/00_*.ipynb)))
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+# The course's notebooks, without a learner's copies of them: what git knows; where there is no git, all there are.
+NOTEBOOKS := $(sort $(wildcard $(or $(shell git ls-files 'notebooks/[0-9]*.ipynb' 2>/dev/null),notebooks/[0-9]*.ipynb)))
+FIRST    := $(firstword $(filter notebooks/00_%,$(NOTEBOOKS)))
 ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
@@ -25,14 +26,16 @@ $(READY): constraints.txt pyproject.toml tools/setup_env.py
 setup: $(READY)  ## make .venv with the pinned packages (the other targets do it when needed)
 
 lab: $(READY)  ## open the course in JupyterLab (LAB_ARGS=--no-browser on a server)
-	@$(PY) -m jupyterlab $(ROOT_USER) --ServerApp.root_dir="$(CURDIR)" \
-	  --LabApp.default_url="/lab$(if $(FIRST),/tree/$(FIRST))" --LabApp.news_url=None \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB_ARGS)
+	@# tools/lab: no pairing of the notebooks with their text, no news, no look-out for updates
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	  $(PY) -m jupyterlab $(ROOT_USER) --ServerApp.root_dir="$(CURDIR)" \
+	  --LabApp.default_url="/lab$(if $(FIRST),/tree/$(FIRST))" $(LAB_ARGS)
 
 test: $(READY)  ## lint, all tests, every notebook from top to bottom; no network
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check -q course_utils tests tools data/build
-	@$(PY) -m pytest tests $(if $(NOTEBOOKS),--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with tools/nbval.cfg $(NOTEBOOKS))
+	@$(PY) -m pytest -n 2 --dist loadfile tests
+	@$(if $(NOTEBOOKS),$(PY) -m pytest -p tests.conftest --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with tools/nbval.cfg $(NOTEBOOKS))
 
 lint: $(READY)  ## ruff, on the code and on the notebooks' text twins
 	@$(PY) -m ruff check .

@@ -1,7 +1,8 @@
 """The rules of form that every notebook of the course keeps; each rule yields one sentence per fault.
 
-Used by `python tools/notebooks.py check` and by `tests/test_notebooks_form.py`. The limits keep a notebook readable in
-an evening and teachable in a lecture: short cells, words between them, checked outputs, small files.
+Used by `python tools/notebooks.py check`, on the files as they lie here, and by `tests/test_notebooks_form.py`, on what
+git keeps of them. The limits keep a notebook readable in an evening and teachable in a lecture: short cells, words
+between them, checked outputs, small files.
 """
 
 from __future__ import annotations
@@ -206,10 +207,18 @@ def twins_differ(name: str) -> str | None:
     )
 
 
+def untidy(name: str) -> str | None:
+    """One sentence when the .ipynb file holds what differs from machine to machine, as Jupyter saves it, else None."""
+    path = notebooks.ipynb(name)
+    if path.read_text(encoding="utf-8") == notebooks.dumps(nbformat.read(path, as_version=4)):
+        return None
+    return f"{name}.ipynb is as Jupyter saved it: `python tools/notebooks.py sync {name[:2]}` makes it tidy."
+
+
 def all_problems(name: str) -> list[str]:
     """Faults of form of a notebook by name, its twins' differences first."""
     differ = twins_differ(name)
     if not notebooks.ipynb(name).exists():
         return [differ]
     nb = nbformat.read(notebooks.ipynb(name), as_version=4)
-    return ([differ] if differ else []) + problems(nb, LIMITS.get(name[:2], Limits()))
+    return [*filter(None, (differ, untidy(name))), *problems(nb, LIMITS.get(name[:2], Limits()))]

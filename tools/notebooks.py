@@ -1,13 +1,14 @@
 """Keep the notebooks and their text twins together, run them, and look at their figures.
 
 The source of truth is the pair `notebooks/text/NN_name.py` (percent format: what people review and lint)
-and `notebooks/NN_name.ipynb` (the same cells with outputs: what learners open). Edit either, then
+and `notebooks/NN_name.ipynb` (the same cells with outputs: what learners open). Jupyter knows nothing of the pair, so
+that a learner's saving touches one file only. Edit either, then
 
     python tools/notebooks.py sync               text -> ipynb, keeps the outputs of unchanged cells
     python tools/notebooks.py sync --from-ipynb  ipynb -> text, after editing in Jupyter
     python tools/notebooks.py run 02             execute in a fresh kernel and store the outputs
     python tools/notebooks.py figures 02 /tmp/f  write every picture of a notebook to a folder
-    python tools/notebooks.py check              do the twins agree, do they keep the rules of form?
+    python tools/notebooks.py check              do the twins, as they lie here, agree and keep the rules of form?
     python tools/notebooks.py address me/course  name the course's public GitHub repository, everywhere
 
 Names are `02`, `02_noise_predictor` or a path; none means all.
@@ -20,6 +21,8 @@ import base64
 import hashlib
 import io
 import os
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -82,7 +85,7 @@ def to_text(nb: NotebookNode) -> str:
 
 
 def jupytext_config() -> object:
-    """What pyproject.toml says about the twins; Jupyter reads the same."""
+    """What pyproject.toml says about the text twins."""
     return load_jupytext_config(str(ROOT / "notebooks" / "any.ipynb"))
 
 
@@ -129,7 +132,9 @@ def write(path: Path, content: str) -> bool:
     if path.exists() and path.read_text(encoding="utf-8") == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8", newline="\n")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary.write_text(content, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)  # at once, so that a kill leaves no half notebook
     return True
 
 
@@ -207,6 +212,33 @@ def figures(name: str, folder: Path) -> list[Path]:
                     files.append(folder / f"{name[:2]}_cell{i:03d}_{k}.{suffix}")
                     files[-1].write_bytes(data.encode() if suffix == "svg" else base64.b64decode(data))
     return files
+
+
+def kept_files() -> list[str]:
+    """The files below notebooks/ that git keeps, staged or committed; none where git does not know the course."""
+    if not shutil.which("git"):
+        return []
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", NOTEBOOKS.name]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split("\0")[:-1]
+
+
+def kept_names() -> list[str]:
+    """Full names of the notebooks that git keeps: a learner's own beside them are left out."""
+    kept = [Path(file) for file in kept_files()]
+    return sorted({path.stem for path in kept if path.name[0].isdigit()}) or names()
+
+
+def export_kept(folder: Path) -> Path:
+    """Write both twins of all notebooks into `folder` as git keeps them, whatever somebody did to the files by now.
+
+    Where git does not know the course, the files are copied as they are. Returns what takes the place of NOTEBOOKS.
+    """
+    if files := kept_files():
+        command = ["git", "-C", str(ROOT), "checkout-index", "-q", "-z", "--stdin", f"--prefix={folder.resolve()}/"]
+        subprocess.run(command, input="\0".join(files), text=True, check=True)
+    else:
+        shutil.copytree(NOTEBOOKS, folder / NOTEBOOKS.name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    return folder / NOTEBOOKS.name
 
 
 def check(name: str) -> list[str]:
