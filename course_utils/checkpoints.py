@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 
-from course_utils.data import DATA_DIR
+from course_utils.data import DATA_DIR, is_lfs_pointer
 from course_utils.errors import CheckpointError
 
 CHECKPOINT_DIR = DATA_DIR / "checkpoints"
-LFS_POINTER = b"version https://git-lfs"  # what a clone without git-lfs leaves in place of a large file
 TEXTS = ("name", "recipe", "sha256", "git_commit", "hardware", "history")  # what a card may hold: these as texts,
 NUMBERS = ("parameters", "steps", "pictures", "seed", "minutes", "scaling_factor")  # and these as numbers
 
@@ -195,15 +194,19 @@ def check(name, folder=None) -> Path:
     path = Path(folder or CHECKPOINT_DIR) / f"{name}.safetensors"
     if not path.exists():
         raise CheckpointError(f"{path.name} is missing: `git checkout -- data/checkpoints` brings it back")
-    with open(path, "rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise CheckpointError(f"{path.name} is a git-LFS pointer, not the weights: `git lfs pull` fetches them")
+    refuse_pointer(path)
     if sha256(path) != promised:
         raise CheckpointError(
             f"{path.name} is truncated or altered (its SHA-256 is not the card's): "
             "`git checkout -- data/checkpoints` brings it back"
         )
     return path
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise CheckpointError for a file that git-lfs has yet to fetch."""
+    if is_lfs_pointer(path):
+        raise CheckpointError(f"{path.name} is a git-LFS pointer, not the weights: `git lfs pull` fetches them")
 
 
 def verify(folder=None) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ FLAT_STYLES = STYLES[:7]  # "3d" is kept for fine-tuning
 FIRST_STYLES = STYLES[:3]  # what the generators of notebooks 02 to 06 learnt from; they have every concept
 GROUPS = ("smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects")
 SPLITS = ("train", "test", "all")
+LFS_POINTER = b"version https://git-lfs"  # what a clone without git-lfs leaves in place of a large file
 SIZES = {16: 64, 24: 64, 32: 64, 48: 64, 64: 64, 128: 256, 256: 256}  # size asked for -> size of the stored file
 
 
@@ -95,9 +96,17 @@ def _status(path: Path, expected: str) -> str:
     repair = f"run `git checkout -- data/{path.name}`, or clone the course again"
     if not path.is_file():
         return f"missing: {repair}"
+    if is_lfs_pointer(path):
+        return "a git-LFS pointer, not the file itself: run `git lfs pull`"
     if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
         return f"truncated or altered: {repair}"
     return "ok"
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Is this the note that git-lfs leaves in place of a large file until `git lfs pull` fetches it?"""
+    with open(path, "rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 @lru_cache

@@ -374,3 +374,13 @@ def test_an_evaluation_refuses_what_would_change_nothing(system, option, capsys)
     one_sentence(
         SimpleNamespace(returncode=2, stderr=capsys.readouterr().err), f"leave --{option} out", "measured in the same"
     )
+
+
+def test_data_that_git_lfs_has_yet_to_fetch(tmp_path):
+    from course_utils import data
+
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  emoji_64.parquet\n")
+    (tmp_path / "emoji_64.parquet").write_bytes(pointer)
+    ((name, status),) = data.verify(tmp_path)
+    assert name == "emoji_64.parquet" and status.startswith("a git-LFS pointer") and "git lfs pull" in status

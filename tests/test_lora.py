@@ -407,3 +407,9 @@ def test_what_peft_wrote_needs_its_configuration(tmp_path):
     (folder / "adapter_config.json").write_text('{"lora_alpha": 12, "init_lora_weights": "pissa_niter_4"}')
     with pytest.raises(CheckpointError, match="changes the frozen weights too"):
         read_lora(folder)
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path):
+    (tmp_path / "x.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
+    with pytest.raises(CheckpointError, match="git-LFS pointer.*git lfs pull"):
+        read_lora(tmp_path / "x.safetensors")

@@ -265,6 +265,7 @@ def read_file(path):
     """Return the tensors of a file, and its configuration: from its metadata, or from peft's file beside it."""
     from safetensors import SafetensorError, safe_open
 
+    checkpoints.refuse_pointer(path)
     beside = path.with_name(CONFIG_FILE)
     try:
         with safe_open(path, framework="pt") as file:
