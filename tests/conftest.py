@@ -1,6 +1,10 @@
-"""Every test runs without a network: in this process, in child processes and in notebook kernels."""
+"""Every test runs without a network, here, in child processes and in notebook kernels, and from the same seed.
+
+The notebooks have it too: `make test` names this module with `-p tests.conftest`.
+"""
 
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -17,7 +21,20 @@ sys.modules.pop("sitecustomize", None)  # a distribution may have its own
 import sitecustomize  # noqa: E402
 
 sitecustomize.block()
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: side by side, each worker has a core to itself
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else the kernel's debugger warns on start-up
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The global generators start anew for every test, so that none depends on those before it."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture
