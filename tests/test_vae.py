@@ -12,7 +12,7 @@ from course_utils.datasets.compose import Composer
 from course_utils.decoder.perceptual import FeatureNet
 from course_utils.decoder.vae import VAE
 from course_utils.evaluation.metrics import psnr
-from course_utils.evaluation.report import evaluate_vae
+from course_utils.evaluation.report import evaluate_vae, from_card
 from course_utils.interop.diffusers import to_vae
 from course_utils.recipes import perceptual, stable_diffusion, vae
 
@@ -51,7 +51,7 @@ def test_the_card_says_what_evaluation_finds():
     """Recomputed with a fifth of the pictures; the evaluator names as many things after the autoencoder as before."""
     card = checkpoints.card("vae")["metrics"]
     for row, figures in evaluate_vae(100).items():
-        written = card[row.replace("100", "500")]
+        written = from_card(card[row.replace("100", "500")])
         assert set(figures) == set(written)
         assert figures["psnr"] == pytest.approx(written["psnr"], abs=0.7 if "held out" in row else 1.0), row
         assert figures["perceptual"] == pytest.approx(written["perceptual"], abs=0.01), row
