@@ -171,6 +171,9 @@ def is_card(value: object) -> bool:
     def number(x):
         return isinstance(x, (int, float)) and abs(x) < 1e300  # not NaN, nor an integer that is no float any more
 
+    def interval(x):  # [low, high] of a figure
+        return isinstance(x, list) and len(x) == 2 and all(map(number, x))
+
     if not isinstance(value, dict):
         return False
     parents, metrics = value.get("parents", {}), value.get("metrics", {})
@@ -181,7 +184,7 @@ def is_card(value: object) -> bool:
         and all(isinstance(digest, str) for digest in parents.values())
         and isinstance(metrics, dict)
         and all(
-            number(x)
+            number(x) or isinstance(metric, dict) and interval(x)
             for metric in metrics.values()
             for x in (metric.values() if isinstance(metric, dict) else (metric,))
         )

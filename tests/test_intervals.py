@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from course_utils.errors import InputError
+from course_utils import checkpoints
+from course_utils.errors import CheckpointError, InputError
 from course_utils.evaluation import report
 from course_utils.evaluation.intervals import Mean, Share, interval
 
@@ -120,6 +122,16 @@ def test_a_card_keeps_low_and_high_beside_each_figure():
     back = report.from_card(kept)
     assert set(back) == set(ROW) and isinstance(back["concept"], Share) and isinstance(back["psnr"], Mean)
     assert report.figures(kept) == report.figures(ROW)
+
+
+def test_a_card_with_intervals_is_read_again_and_one_with_broken_ones_is_not(tmp_path):
+    checkpoints.save("vae", {"w": torch.ones(2)}, {}, folder=tmp_path)
+    checkpoints.add_metrics("vae", {"held out": report.for_card(ROW)}, tmp_path)
+    told = checkpoints.card("vae", tmp_path)["metrics"]["held out"]
+    assert report.figures(told) == report.figures(ROW)
+    checkpoints.add_metrics("vae", {"held out": {"concept": 0.5, "concept_interval": [0.4]}}, tmp_path)
+    with pytest.raises(CheckpointError, match="vae.json"):
+        checkpoints.card("vae", tmp_path)
 
 
 def test_the_table_shows_every_interval_and_reads_old_cards():

@@ -187,9 +187,10 @@ def from_card(row: dict[str, float | list[float]]) -> dict[str, Estimate]:
     """
     estimates = {}
     for key, value in row.items():
+        ends = row.get(key + INTERVAL)
         if isinstance(value, Estimate):
             estimates[key] = value
-        elif not key.endswith(INTERVAL):
+        elif not isinstance(value, list):
             kind = Mean if key in UNITS else Share
-            estimates[key] = kind(value, *row.get(key + INTERVAL, ()))
+            estimates[key] = kind(value, *(ends if isinstance(ends, list) else ()))
     return estimates
