@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -30,11 +31,16 @@ CELLS = int(os.environ.get("COURSE_LAB_CELLS", 6))
 
 @contextlib.contextmanager
 def lab(course):
-    """Start `make lab` in a folder, with this very Python and without a browser; yield (address, token), stop it."""
+    """Start `make lab` in a folder, with this very Python, no browser and no settings of whoever runs the tests.
+
+    Yields (address, token), then stops it.
+    """
+    settings = tempfile.TemporaryDirectory(prefix="jupyter-")
     command = ["make", "-s", "-o", ".venv/.ready", "lab", f"PY={sys.executable}"]
     process = subprocess.Popen(
         [*command, "LAB_ARGS=--no-browser --ServerApp.port_retries=50"],
         cwd=course,
+        env=os.environ | {"JUPYTER_CONFIG_DIR": settings.name},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,10 +57,13 @@ def lab(course):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        settings.cleanup()
 
 
 def git(course, *arguments):
     """What a git command says in the repository of a copy, whatever repository or hook the tests run in."""
+    if not shutil.which("git"):
+        pytest.skip("there is no git here")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     who = ("-c", "user.name=A learner", "-c", "user.email=learner@example.com", "-c", "commit.gpgsign=false")
     command = ["git", "-C", str(course), *who, *arguments]
@@ -64,8 +73,6 @@ def git(course, *arguments):
 def learners_copy(folder):
     """The course as a learner clones it, without data and library, in a repository of its own; every notebook is newer
     than its text twin, as git may leave it."""
-    if not shutil.which("git"):
-        pytest.skip("needs git")
     for name in ("tools", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml", ".gitignore"):

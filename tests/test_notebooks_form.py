@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from tests.test_lab import git
 from tools import notebook_rules, notebooks
 
 NAMES = notebooks.kept_names()
@@ -101,6 +102,28 @@ def test_text_twin_round_trip(tmp_path, monkeypatch):
     assert notebook_rules.twins_differ("00_a") is None
     notebooks.text("00_a").write_text(source, encoding="utf-8")
     assert "differ from cell 2" in notebook_rules.twins_differ("00_a")
+
+
+def test_a_learners_work_is_seen_by_check_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    notebooks.text("00_a").parent.mkdir(parents=True)
+    notebooks.text("00_a").write_text("# %%\nprint(1)\n", encoding="utf-8")
+    notebooks.sync("00_a")
+    assert notebooks.kept_names() == ["00_a"]  # before there is a repository: all there are
+    for command in (["init", "-q"], ["add", "-A"]):
+        git(tmp_path, *command)
+    kept = notebooks.ipynb("00_a").read_text(encoding="utf-8")
+    nb = nbformat.read(notebooks.ipynb("00_a"), as_version=4)
+    nb.cells[0].source, nb.metadata["language_info"]["version"] = "print(2)", "3.11.2"
+    for name in ("00_a", "00_a-Copy1"):
+        nbformat.write(nb, notebooks.ipynb(name))
+    assert notebooks.kept_names() == ["00_a"] and notebooks.names() == ["00_a", "00_a-Copy1"]
+    exported = notebooks.export_kept(tmp_path / "kept")
+    assert (exported / "00_a.ipynb").read_text(encoding="utf-8") == kept
+    assert (exported / "text" / "00_a.py").is_file() and not (exported / "00_a-Copy1.ipynb").exists()
+    found = "\n".join(notebook_rules.all_problems("00_a"))
+    assert "differ from cell 0" in found and "as Jupyter saved it" in found
 
 
 def test_a_notebook_runs_in_a_kernel_and_its_figures_come_out(tmp_path, monkeypatch):
