@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from course_utils.app import commands, train
 from course_utils.app.generate import PROMPTED, SYSTEMS
-from course_utils.errors import CourseError
+from course_utils.errors import CourseError, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and leave with status 2."""
-        self.exit(2, f"course: {message} (see `{self.prog} --help`)\n")
+        self.exit(2, f"course: {printable(message)} (see `{self.prog} --help`)\n")
 
 
 def parser() -> Parser:
@@ -161,7 +161,7 @@ def run(argv: list[str] | None) -> int:
         sentence = explain(error)
         if sentence is None:
             raise
-        print(f"course: {sentence}", file=sys.stderr)
+        print(f"course: {printable(sentence)}", file=sys.stderr)
     return 2
 
 

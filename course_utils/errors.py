@@ -28,6 +28,11 @@ class CheckpointError(CourseError, RuntimeError):
     """Something is wrong with a checkpoint; the message says what, and what to do."""
 
 
+def printable(text: str) -> str:
+    """A text that fits one line and any terminal: what cannot be shown, a line's end too, as question marks."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def integer(what: str, value: object, limits: tuple[int, int]) -> int:
     """The value as an int, if it is a whole number within the limits, both included; else InputError.
 

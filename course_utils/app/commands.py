@@ -96,7 +96,7 @@ def draw(args: argparse.Namespace) -> int:
 
 def say(sentence: str) -> None:
     """Tell something beside the result."""
-    print(f"course: note: {sentence}", file=sys.stderr, flush=True)
+    print(f"course: note: {errors.printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def idle_options(args: argparse.Namespace, system) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from course_utils.errors import InputError, integer
+from course_utils.errors import InputError, integer, printable
 
 SIZE = (16, 256)  # of the squares, in pixels a side
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -59,7 +59,7 @@ def load_photos(folder: str | Path, size: int = 64) -> Photos:
     size, folder = integer("size", size, SIZE), _existing(folder)
     pictures, names, skipped, seen = [], [], [], {}
     for path in _files(folder):
-        name = _printable(path.name)
+        name = printable(path.name)
         try:
             content = _content(path)
             digest = hashlib.sha256(content).digest()
@@ -71,7 +71,7 @@ def load_photos(folder: str | Path, size: int = 64) -> Photos:
         except _UnusableError as reason:
             skipped.append((name, str(reason)))
     if not pictures:
-        raise InputError(f"no file in {_printable(str(folder))} can be used: {_listed(skipped)}")
+        raise InputError(f"no file in {printable(str(folder))} can be used: {_listed(skipped)}")
     return Photos(np.stack(pictures), tuple(names), tuple(skipped))
 
 
@@ -82,7 +82,7 @@ def _existing(folder: str | Path) -> Path:
     path = Path(os.path.expanduser(folder))
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name no system could bear
         return path
-    shown = _printable(str(path))
+    shown = printable(str(path))
     raise InputError(
         f"{shown} is a file: name the folder that holds it"
         if os.path.exists(path)
@@ -92,7 +92,7 @@ def _existing(folder: str | Path) -> Path:
 
 def _files(folder: Path) -> list[Path]:
     """What lies in the folder, by name, without the system's own files; InputError if that is nothing, or too much."""
-    shown = _printable(str(folder))
+    shown = printable(str(folder))
     try:
         files = sorted(
             path
@@ -186,11 +186,6 @@ def _rgb(picture: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", rgba.size, "white")
     canvas.paste(rgba, (0, 0), rgba)
     return canvas
-
-
-def _printable(name: str) -> str:
-    """A file name that fits one line and any terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _listed(skipped: list | tuple) -> str:
