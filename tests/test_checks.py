@@ -430,6 +430,69 @@ WRONG += [
 ]
 
 
+# ------------------------------------------------------------------ notebook 07
+def reciprocal_rank(query, keys, right):
+    cosines = query @ keys.T
+    return 1 / (cosines >= cosines.gather(1, right[:, None])).sum(dim=1)
+
+
+def hardest(cosines, temperature, dim=1):
+    p = (cosines / temperature).softmax(dim=dim)
+    p.fill_diagonal_(0)
+    return p.amax(dim=dim) / p.sum(dim=dim)
+
+
+def pairwise_sigmoid(x, y, scale, bias, low=-1.0):
+    z = (1 - low) * torch.eye(len(x)) + low
+    return -F.logsigmoid(z * (scale * x @ y.T + bias)).sum() / len(x)
+
+
+def symptoms(image_embed, text_embed, unit=True):
+    x, y, eye = F.normalize(image_embed, dim=1), F.normalize(text_embed, dim=1), torch.eye(len(text_embed)).bool()
+    length = (image_embed.norm(dim=1) - 1).abs().max()
+    pair = x if unit else image_embed
+    hits = (x @ y.T).argmax(dim=1) == torch.arange(len(x))
+    return torch.stack([length, (pair @ pair.T)[~eye].mean(), hits.float().mean()])
+
+
+SOLUTIONS |= {
+    "07-rank": reciprocal_rank,
+    "07-floor": lambda labels: (labels[:, None] == labels).sum(dim=1).log().mean(),
+    "07-share": hardest,
+    "07-sigmoid": pairwise_sigmoid,
+    "07-ensemble": lambda text_embed: F.normalize(text_embed.mean(dim=1), dim=1),
+    "07-symptoms": symptoms,
+}
+WRONG += [
+    ("07-rank", lambda q, k, r: 1 / reciprocal_rank(q, k, r), "this is the rank"),
+    (
+        "07-rank",
+        lambda q, k, r: (q @ k.T).argsort(dim=1).eq(r[:, None]).int().argmax(1).add(1.0).reciprocal(),
+        "farthest",
+    ),
+    ("07-rank", lambda q, k, r: ((q @ k.T).argmax(1) == r).float(), "R@1"),
+    ("07-rank", lambda q, k, r: reciprocal_rank(q, k, r).mean(), "one for each"),
+    ("07-floor", lambda labels: torch.tensor(len(labels)).log(), "say nothing"),
+    ("07-floor", lambda labels: (labels[:, None] == labels).float().sum(1).mean().log(), "first log, then mean"),
+    ("07-floor", lambda labels: labels.unique(return_counts=True)[1].log().mean(), "weigh it by its count"),
+    ("07-floor", lambda labels: (labels[:, None] == labels).sum(1).log(), "shape"),
+    ("07-share", lambda c, t: hardest(c, 1 / t), "multiplied by the temperature"),
+    ("07-share", lambda c, t: hardest(c, t, dim=0), "columns"),
+    ("07-share", lambda c, t: (c / t).softmax(1).amax(1), "own caption takes part"),
+    ("07-share", lambda c, t: hardest(c, 1.0), "left out"),
+    ("07-sigmoid", lambda x, y, s, b: pairwise_sigmoid(x, y, s, b) / len(x), "N * N"),
+    ("07-sigmoid", lambda x, y, s, b: pairwise_sigmoid(x, y, s, b, low=0.0), "multiplied by 0"),
+    ("07-sigmoid", lambda x, y, s, b: pairwise_sigmoid(x, y, s, 0.0), "bias is missing"),
+    ("07-sigmoid", lambda x, y, s, b: -pairwise_sigmoid(x, y, s, b), "up to sign"),
+    ("07-ensemble", lambda text: text.mean(dim=1), "after the mean"),
+    ("07-ensemble", lambda text: F.normalize(text.mean(dim=0), dim=1), "over the names"),
+    ("07-ensemble", lambda text: text[:, 0], "first phrasing"),
+    ("07-symptoms", lambda x, y: symptoms(x, y, unit=False), "second number multiplies"),
+    ("07-symptoms", lambda x, y: symptoms(F.normalize(x, dim=1), y), "before you bring"),
+    ("07-symptoms", lambda x, y: tuple(symptoms(x, y)), "torch tensor"),
+]
+
+
 # ------------------------------------------------------------------ notebook 10
 def two_halves(pred, target, weight, first=1.0):
     n = len(pred) // 2
