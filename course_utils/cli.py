@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from course_utils.app import commands, train
 from course_utils.app.generate import PROMPTED, SYSTEMS
-from course_utils.errors import CourseError, printable
+from course_utils.errors import CourseError, InputError, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,6 +106,14 @@ def sampling_options(command: Parser) -> None:
     command.add_argument("--from", dest="folder", help="folder of the checkpoint (default: the shipped ones)")
 
 
+def not_understood(args: argparse.Namespace, left: list[str]) -> NoReturn:
+    """Words or options that are left over: those of a prompt lack its quotes."""
+    if args.command == "draw" and args.prompt and not any(word.startswith("-") for word in left):
+        words = " ".join([args.prompt, *left])
+        raise InputError(f'a prompt of several words stands in quotes: course draw "{words}"')
+    parser().error(f"unrecognized arguments: {' '.join(left)}")
+
+
 def explain(error: Exception) -> str | None:
     """One sentence for an error that a user can do something about, None for a fault of the program."""
     if isinstance(error, OSError):
@@ -148,7 +156,9 @@ def run(argv: list[str] | None) -> int:
         "export": commands.export,
     }
     try:
-        args = parser().parse_args(argv)
+        args, left = parser().parse_known_args(argv)
+        if left:
+            not_understood(args, left)
         return actions[args.command](args)
     except KeyboardInterrupt as stop:
         print(f"\ncourse: {stop or 'stopped'}", file=sys.stderr)

@@ -23,6 +23,7 @@ ALLOWED = {  # what each folder or module may import, itself aside; held for eve
     "prefetch": {"errors"},
     "training": {"errors", "checkpoints", "devices", "runs", "prefetch"},
     "datasets": {"errors", "data", "checkpoints"},
+    "systems.reading": {"errors", "data", "text_encoder", "datasets"},  # which words a system was shown
     "systems": BOXES | {"errors", "layers", "devices", "data", "checkpoints"},
     "finetune": {"errors", "generator", "layers", "devices"},
     "interop": LIBRARY,

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel as TheirTextModel
 from course_utils.data import STYLES, load_emoji, tokenizer_file
 from course_utils.datasets.captions import sentence
 from course_utils.datasets.compose import BACKGROUNDS, COLORS, LANGUAGES, caption
+from course_utils.errors import InputError
 from course_utils.generator import guidance
 from course_utils.generator.samplers import ddim, sample
 from course_utils.generator.schedules import make_schedule
@@ -135,6 +136,13 @@ def test_batches_are_padded_and_masked(tokenizer):
     ids, mask = encode(tokenizer, ["dog", "pink butterfly, noto style"])
     assert ids.shape == mask.shape and mask.sum(1).tolist()[0] == 3 and (ids[~mask] == PAD_ID).all()
     assert ids.dtype == torch.long and mask.dtype == torch.bool
+
+
+@pytest.mark.parametrize("texts", [[3], [b"dog"], [None], [], ["dog", "caf\udce9"], 7])
+def test_what_is_no_text_is_refused(tokenizer, texts):
+    with pytest.raises(InputError):
+        encode(tokenizer, texts)
+    assert torch.equal(encode(tokenizer, "dog")[0], encode(tokenizer, ["dog"])[0]), "one text, not three letters"
 
 
 def test_transformers_reads_our_tokenizer(tokenizer):

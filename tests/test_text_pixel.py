@@ -49,8 +49,9 @@ def test_what_is_no_prompt_gets_one_sentence(prompt):
 def test_an_unknown_language_is_drawn_with_a_word_of_warning():
     for prompt in ("قطة سوداء", "🦋", "кошка"):
         assert "English and Chinese" in prompt_note("text-pixel", prompt)
-    for prompt in ("cat", "蝴蝶", "café 🦋", "XP7汽车"):
+    for prompt in ("rabbit", "蝴蝶", "butterfly 🦋"):
         assert prompt_note("text-pixel", prompt) is None
+    assert '"café"' in prompt_note("text-pixel", "café 🦋") and "--lora xp7" in prompt_note("text-pixel", "XP7汽车")
 
 
 def test_the_prompt_the_seed_and_the_language_decide():

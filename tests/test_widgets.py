@@ -90,6 +90,29 @@ def test_prompt_box_draws_on_click_and_greys_out_what_is_not_taken(front_end):
     assert "Write a prompt first" in message.value
 
 
+def test_the_prompt_box_says_what_was_never_shown_before_it_draws(front_end):
+    from course_utils.systems.reading import read_prompt
+
+    said_first = []
+
+    def draw_plain(prompt, system, steps, guidance, seed):
+        text = read_prompt(system, prompt)
+        said_first.append(message.value)
+        return plotting.plot_lines([0, 1], {system: [seed, steps]}, title=text)
+
+    message = SimpleNamespace(value="")
+    widgets.prompt_box(draw_plain, {"text-pixel": ("prompt", "guidance")}, prompt="butterfly")
+    prompt, *_, button, message = front_end.shown[0].children
+    near = "the nearest it knows: crocodile, turtle"
+    prompt.value = "a photo of a dragon"
+    button.click()
+    assert message.value == f"text-pixel was never shown &quot;dragon&quot;; {near}"
+    assert said_first[-1] == message.value and front_end.updates[-1].axes[0].get_title(loc="left") == "dragon"
+    prompt.value = "pandas"
+    button.click()
+    assert message.value == "" and front_end.updates[-1].axes[0].get_title(loc="left") == "panda"
+
+
 def states(count):
     for i in range(count):
         yield SimpleNamespace(step=i + 1, loss=0.5, pictures_per_s=1234.0, seconds=i + 1, seconds_left=count - i - 1)

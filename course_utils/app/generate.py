@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,22 +23,33 @@ def default_system(system: str | None, prompt: object) -> str:
     return errors.one_of("system", system, SYSTEMS)
 
 
-def prompt_note(system: str | None, prompt: str | None) -> str | None:
-    """One sentence when the system cannot follow the prompt that was given, else None."""
+def prompt_note(
+    system: str | None,
+    prompt: str | None,
+    negative: str | None = None,
+    lora: str | Path | list | None = None,
+) -> str | None:
+    """One sentence when the system cannot follow all of the prompt that was given, else None.
+
+    It names the words that the system was never shown, the nearest that it knows, and what is cut off a long prompt.
+    """
     if not isinstance(prompt, str):
         return None
-    if "prompt" not in SYSTEMS[default_system(system, prompt)].inputs:
+    name = default_system(system, prompt)
+    if "prompt" not in SYSTEMS[name].inputs:
         return (
             "the noise predictor takes no prompt, so yours is left aside: it draws whatever emoji the noise "
             "suggests. Steering with words begins in notebook 04: --system text-pixel or stable-diffusion"
         )
-    letters = [unicodedata.name(c, "") for c in prompt if c.isalpha()]
-    if not any(name.startswith(("LATIN", "CJK", "FULLWIDTH LATIN")) for name in letters):
-        return (
-            "the text encoder has learnt English and Chinese only, and finds no word of either in the prompt: "
-            "the picture is a guess"
-        )
-    return None
+    from course_utils.systems.reading import Reader
+
+    return Reader(name, lora_names(lora)).note([prompt, *([] if negative is None else [negative])])
+
+
+def lora_names(lora: str | Path | list | None) -> tuple[str, ...]:
+    """What LoRAs are called: "xp7" for "xp7" and for "runs/xp7.safetensors"."""
+    loras = lora if isinstance(lora, (list, tuple)) else [] if lora is None else [lora]
+    return tuple(Path(each).stem for each in loras if isinstance(each, (str, Path)))
 
 
 def draw_pictures(
@@ -61,7 +71,7 @@ def draw_pictures(
     the system's own; seed 0..2**32-1: picture i of a seed is the same for every count and device (to rounding);
     negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones); lora: a shipped
     LoRA's name or a file, or a list of them whose sum is taken, for stable-diffusion; progress(done, total): called
-    after every step.
+    after every step. A PromptWarning names words that the system was never shown.
     Raises InputError for anything out of range, CheckpointError for a missing or damaged checkpoint.
     """
     name = default_system(system, prompt)
@@ -91,7 +101,7 @@ def draw_prompts(
         from course_utils.interop.lora_files import lora_adapter, unet_folder
 
         adapt, folder = lora_adapter(lora, folder), unet_folder(lora, folder)
-    opened = open_system(system, device, folder, adapt)
+    opened = open_system(system, device, folder, adapt, lora_names(lora))
     return opened.draw(prompts, seed, steps, guidance, negative, progress)
 
 

@@ -26,6 +26,9 @@ class Reading(NamedTuple):
     parts: tuple[tuple[str, ...], ...]
 
 
+INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
+
+
 def key(text: str) -> str:
     """A text as phrases are compared: lower case, signs of one width, one apostrophe."""
     return " ".join(unicodedata.normalize("NFKC", text).lower().replace("’", "'").split())
@@ -105,7 +108,8 @@ def _english(text: str, own: Collection[str]) -> tuple[tuple[str, ...], list[str
     """The phrases of a part without commas: (of the subject, style, place)."""
     for words in (text.split(), re.sub("^(?:an?|the) ", "", text).split()):
         whole = cover(tuple(words), phrases())
-        if whole is not None and all(one_of_many(phrase, own) == phrase for phrase in whole):
+        placed = whole and EMPTY & set(whole) and any(pattern.search(text) for pattern, _ in PLACE_EN)
+        if whole is not None and not placed and all(one_of_many(phrase, own) == phrase for phrase in whole):
             return whole, [], []
     text, styles, places = MEDIUM.sub(" ", text), [], []
     for pattern, place in PLACE_EN:
@@ -190,7 +194,7 @@ def _segments(text: str) -> tuple[str, ...]:
     return tuple(part for part in (*found, gap) if part)
 
 
-def _chinese(text: str) -> tuple[str, tuple[str, ...], list[str], list[str]]:
+def _chinese(text: str, own: Collection[str]) -> tuple[str, tuple[str, ...], list[str], list[str]]:
     """A part without commas as (text of the subject, its phrases, style, place)."""
     styles, places, caption = [], [], _caption_zh(text)
     if caption:
@@ -206,20 +210,20 @@ def _chinese(text: str) -> tuple[str, tuple[str, ...], list[str], list[str]]:
             text, places = text[before.end() :] if before else text[: after.start()], [place]
             break
     text = ONE_ZH.sub("", text)
-    if text not in phrases() and (colored := COLORED.match(text)) and colored[3] in phrases():
+    if text not in own and (colored := COLORED.match(text)) and colored[3] in own:
         return f"{COLOR_ZH[colored[1]]}的{colored[3]}", (COLOR_ZH[colored[1]], colored[3]), styles, places
     return text, (text,) if text in phrases() else _segments(text), styles, places
 
 
 # ------------------------------------------------------------------ both
 SYNTAX = re.compile(r"<[^<>]*>|:\d+(?:\.\d+)?(?=\s*[)\]}])|[()\[\]{}*|~_#\\\"“”«»]")  # of other programs' prompts
-BETWEEN = re.compile(r"[,.;!?\n。]+")
+BETWEEN = re.compile("[,.;!?。]+")
 
 
 def _part(text: str, own: Collection[str]) -> tuple[str, tuple[str, ...], list[str], list[str]]:
     """A part without commas as (text of the subject, its phrases, style, place)."""
     if IS_HAN.search(text):
-        return _chinese(text)
+        return _chinese(text, own)
     subject, styles, places = _english(text, own)
     return " ".join(subject), subject, styles, places
 
@@ -230,12 +234,13 @@ def read(text: str, sentences: bool = False, own: Collection[str] | None = None)
     own: the phrases of one system (None: all of ours): "butterflies" is a nervous face's tag, and many butterflies for
     a system that was never shown that face.
     """
+    text = (" ".join(INVISIBLE.sub(" ", text).split()) or text) if INVISIBLE.search(text) else text
     lower, own = key(text), phrases() if own is None else own
     parts = [part.strip() for part in lower.split(",") if part.strip()]
     whole = [_part(part, own) for part in parts]
     if [part[0] for part in whole] == parts and all(phrase in phrases() for part in whole for phrase in part[1]):
         return Reading(text, tuple(part[1] for part in whole))
-    clean = SYNTAX.sub(" ", lower.translate(simplified()))
+    clean = " ".join(SYNTAX.sub(" ", lower.translate(simplified())).split())
     clean = re.sub(rf"(?<=[{HAN}，、])\s+(?=[{HAN}a-z0-9])|(?<=[a-z0-9])\s+(?=风格)", "", clean)
     made = [_part(part.strip(), own) for part in BETWEEN.split(clean) if part.strip()]
     subjects = [(said, found) for said, found, _, _ in made if said]

@@ -25,6 +25,7 @@ LORA_WORDS = {  # shipped LoRA -> what it taught beyond the words of our caption
 }
 TRIGGERS = {"xp7": ("xp7",), "style-3d": LORA_WORDS["style-3d"][:4]}
 CALLS = {"xp7": "XP7 car", "style-3d": "little creature, cartoon"}  # how a prompt calls it
+COLOR = re.compile(f"^(?:(?:{'|'.join(WORDS_ZH)}) |(?:{'|'.join(WORDS_ZH.values())})的?)(?=.)")
 CLOSE, CLOSER = 0.8, 0.85  # of difflib's measure: "buterfly" for "butterfly", not "paris" for "pairs"
 SHORTEST = 4  # letters: shorter words are all near one another
 NAMED, WORD_LENGTH = 5, 24  # words that a note names, and their characters
@@ -63,6 +64,11 @@ def _meant(phrase: str) -> frozenset[str]:
     return frozenset(heads or other)
 
 
+def _may_be(word: str, misspelt: str) -> bool:
+    """Is it worth while to compare two words letter by letter? It takes its time."""
+    return abs(len(word) - len(misspelt)) <= 2 and (word[:1] == misspelt[:1] or word[1:2] == misspelt[1:2])
+
+
 class Vocabulary:
     """What one system was shown, and which words of a prompt that leaves out."""
 
@@ -87,7 +93,12 @@ class Vocabulary:
             words = tuple(" ".join(part).split())
             if " ".join(words) not in phrases() and cover(words, known) is not None:
                 continue
-            found += [p for p in part if p not in known and (p in phrases() or not set(p.split()) <= self.words)]
+            found += [
+                p
+                for p in part
+                if not (p in known or COLOR.sub("", p) in known)
+                and (p in phrases() or not set(p.split()) <= self.words)
+            ]
         return [word for word in dict.fromkeys(found) if any(c.isalnum() for c in word)]
 
     def nearest(self, phrase: str, n: int = 2) -> list[str]:
@@ -114,8 +125,9 @@ class Vocabulary:
             return sorted(alike, key=lambda name: (-SequenceMatcher(None, name, phrase).ratio(), name))[:n]
         if not SHORTEST <= len(phrase) <= WORD_LENGTH:
             return []
-        close = get_close_matches(phrase, sorted(filter(str.isascii, self.phrases)), 1, CLOSE)
-        meant = close or get_close_matches(phrase, sorted(filter(str.isascii, phrases())), 1, CLOSER)
+        alike = sorted(word for word in phrases() if _may_be(word, phrase))
+        close = get_close_matches(phrase, [word for word in alike if word in self.phrases], 1, CLOSE)
+        meant = close or get_close_matches(phrase, alike, 1, CLOSER)
         return close or (self.nearest(meant[0], n) if meant else [])
 
 
@@ -125,9 +137,9 @@ def vocabulary(system: str) -> Vocabulary:
     return Vocabulary(system)
 
 
-def quoted(words: Collection[str]) -> str:
-    """The first few words, in quotes, the longest cut short."""
-    short = [word if len(word) <= WORD_LENGTH else word[:WORD_LENGTH] + "…" for word in words]
+def quoted(words: Collection[str], length: int = WORD_LENGTH) -> str:
+    """The first few words, in quotes, cut short after `length` characters."""
+    short = [word if len(word) <= length else word[:length] + "…" for word in words]
     more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
     return ", ".join(f'"{word}"' for word in short[:NAMED]) + more
 
@@ -137,18 +149,18 @@ def word_note(system: str, texts: Collection[str], loras: Collection[str] = ()) 
 
     loras: the LoRAs at work, those of the course by name. None when the system knows all words.
     """
-    known = vocabulary(system)
+    known, own = vocabulary(system), set(loras) <= set(LORA_WORDS)
     taught = [word for name in loras for word in LORA_WORDS.get(name, ())]
     missing = list(dict.fromkeys(word for text in texts for word in known.unknown(known.read(text), taught)))
     notes = []
     for name, words in LORA_WORDS.items():
-        called = [] if name in loras else [word for word in TRIGGERS[name] if _calls(word, texts, missing)]
+        called = [] if name in loras or not own else [word for word in TRIGGERS[name] if _calls(word, texts, missing)]
         if called:
             taught = {part for word in words for part in (word, *word.split())}
             missing = [word for word in missing if word not in taught]
             notes.append(_lora_note(system, name, _as_written(called, texts)))
     if missing:
-        written, own = dict(zip(missing, _as_written(missing, texts))), set(loras) <= set(LORA_WORDS)
+        written = dict(zip(missing, _as_written(missing, texts)))
         unless = "" if own else ", unless your LoRA was"
         notes.append(f"{system} was never shown {quoted(written.values())}{unless}; {_near(known, written)}")
     return "; ".join(notes) or None

@@ -86,11 +86,23 @@ def explore(draw: Callable, **controls) -> None:
 
 
 def _redraw(draw: Callable, fields: dict, message, handle) -> None:
-    """Draw with the fields' values; an error becomes one sentence above the figure, which stays as it was."""
+    """Draw with the fields' values; an error becomes one sentence above the figure, which stays as it was.
+
+    What a PromptWarning says stands there before the drawing is done, and stays.
+    """
+    from course_utils.systems.reading import prompt_notes
+
+    notes: list[str] = []
+
+    def tell(note: str) -> None:
+        notes.append(html.escape(note))
+        message.value = "<br>".join(notes)
+
     try:
         message.value = "drawing \u2026"
-        _show(draw(**{name: field.value for name, field in fields.items()}), handle)
-        message.value = ""
+        with prompt_notes(tell):
+            _show(draw(**{name: field.value for name, field in fields.items()}), handle)
+        message.value = "<br>".join(notes)
     except Exception as error:  # whatever the drawing raised, a learner sees its sentence and can go on
         message.value = f"<b>{html.escape(sentence(error))}</b>"
 
