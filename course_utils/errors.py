@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterable
 
 STEPS = (1, 1000)  # the networks are trained on 1000 steps
 GUIDANCE = (0.0, 20.0)  # beyond, pictures only burn out
@@ -20,12 +21,24 @@ class InputError(CourseError, ValueError):
     """Something asked for cannot be; the message says what can."""
 
 
+class PromptWarning(UserWarning):
+    """Something in a prompt will not be drawn as it says; the message names it, and what comes nearest."""
+
+
+warnings.filterwarnings("always", category=PromptWarning, append=True)  # at every call, unless the user filters it
+
+
 class DataError(CourseError, RuntimeError):
     """Something is wrong with the data or with what was asked of it; the message says what to do."""
 
 
 class CheckpointError(CourseError, RuntimeError):
     """Something is wrong with a checkpoint; the message says what, and what to do."""
+
+
+def plain(value: object) -> object:
+    """A single NumPy or PyTorch value as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def printable(text: str) -> str:
@@ -39,9 +52,8 @@ def integer(what: str, value: object, limits: tuple[int, int]) -> int:
     NumPy's and PyTorch's integers count, truth values do not.
     """
     low, high = limits
-    truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
     try:
-        result = None if truth else operator.index(value)
+        result = None if isinstance(plain(value), bool) else operator.index(plain(value))
     except (TypeError, ValueError):
         result = None
     if result is None or not low <= result <= high:
@@ -50,15 +62,19 @@ def integer(what: str, value: object, limits: tuple[int, int]) -> int:
 
 
 def number(what: str, value: object, limits: tuple[float, float], above: bool = False) -> float:
-    """The value as a float, if it lies within the limits (above: strictly over the lower one); else InputError."""
+    """The value as a float, if it lies within the limits (above: strictly over the lower one); else InputError.
+
+    NumPy's and PyTorch's numbers count, truth values do not.
+    """
     low, high = limits
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= value <= high or (above and value == low):
+    result = plain(value)
+    good = isinstance(result, (int, float)) and not isinstance(result, bool) and math.isfinite(result)
+    if not good or not low <= result <= high or (above and result == low):
         raise InputError(
             f"{what} must be a number {'above' if above else 'from'} {low:g} "
             f"{'and at most' if above else 'to'} {high:g}, not {value!r}"
         )
-    return float(value)
+    return float(result)
 
 
 def one_of(what: str, value: object, choices: Collection[str]) -> str:
@@ -68,13 +84,41 @@ def one_of(what: str, value: object, choices: Collection[str]) -> str:
     return value
 
 
+def utf8(text: str) -> str:
+    """The text itself, if it can be written as UTF-8; InputError for one with stray bytes of another encoding."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            "the prompt holds bytes that are no UTF-8: type it again, or set the terminal to UTF-8"
+        ) from None
+    return text
+
+
 def prompt_text(value: object) -> str:
     """The prompt without spaces around it; InputError when it is no text, empty or too long."""
     if not isinstance(value, str):
         raise InputError(f"a prompt is text in quotes, not {type(value).__name__} ({value!r})")
-    text = value.strip()
+    text = utf8(value).strip()
     if not text:
         raise InputError('the prompt is empty: write what to draw, such as "pink butterfly"')
     if len(text) > PROMPT_LENGTH:
         raise InputError(f"the prompt has {len(text)} characters: at most {PROMPT_LENGTH} are read, shorten it")
     return text
+
+
+def prompt_list(prompts: object, count: int | None = None, what: str = "prompt") -> list[str]:
+    """The prompts as a list of texts, one text standing for a list of one; InputError for what is no text.
+
+    count: how many there must be; a single one is repeated.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts) if isinstance(prompts, Iterable) else None
+    if not texts:
+        raise InputError(f"give at least one {what}, a text or a list of texts, not {prompts!r}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"a {what} is text in quotes, not {type(text).__name__} ({text!r:.60})")
+        utf8(text)
+    if count is not None and len(texts) not in (1, count):
+        raise InputError(f"give one {what}, or {count}, one for each picture, not {len(texts)}")
+    return texts * count if count is not None and len(texts) == 1 else texts

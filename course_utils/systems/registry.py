@@ -56,10 +56,12 @@ def open_system(
     device: str | torch.device | None = None,
     folder: str | Path | None = None,
     adapt: Callable[[torch.nn.Module], None] | None = None,
+    loras: tuple[str, ...] = (),
 ) -> System:
     """Open a system with its checkpoints, on the device (None: the best there is).
 
-    folder: where its checkpoints lie (None: the shipped ones); adapt(unet): puts a LoRA into the loaded U-Net.
+    folder: where its checkpoints lie (None: the shipped ones); adapt(unet): puts a LoRA into the loaded U-Net;
+    loras: what it puts there, the course's own by name, so that their words are known.
     Raises InputError for an unknown system or one that takes no LoRA, CheckpointError for a missing or damaged
     checkpoint.
     """
@@ -67,8 +69,11 @@ def open_system(
     if adapt is not None and "lora" not in entry.inputs:
         raise InputError(f"a LoRA changes stable-diffusion and nothing else, so {name} cannot take one")
     from course_utils.devices import best_device
+    from course_utils.systems.reading import Reader
     from course_utils.systems.stage import System
 
     device = best_device(None if device is None else str(device))
     stages = import_module(f"course_utils.systems.{entry.module}").open_stages(device, folder, adapt)
-    return System(stages, device, entry.steps, entry.guidance, "prompt" in entry.inputs)
+    prompted = "prompt" in entry.inputs
+    reader = Reader(name, loras or ("a LoRA",) * (adapt is not None)) if prompted else None
+    return System(stages, device, entry.steps, entry.guidance, prompted, reader)

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from course_utils.errors import InputError, prompt_list
+
 START, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 PAD_ID = 2  # the three marks are tokens 0, 1 and 2
 VOCAB_SIZE = 6144  # all words of our captions, and pieces for every other
@@ -21,12 +23,12 @@ MAX_TOKENS = 32  # our longest caption has fewer; CLIP reads 77
 def train_tokenizer(captions: Iterable[str], vocab_size: int = VOCAB_SIZE, max_tokens: int = MAX_TOKENS) -> Tokenizer:
     """Learn a vocabulary from captions: join the most frequent pair of neighbours until it is full.
 
-    vocab_size: at least 259, the 256 bytes and three marks. The tokenizer lower-cases, makes full-width signs
-    plain (NFKC), cuts at max_tokens and fills a batch with padding. Sennrich et al. 2016, algorithm 1, on bytes as
-    in GPT-2. Built in notebook 04.
+    vocab_size: at least 259, the 256 bytes and three marks, else InputError. The tokenizer lower-cases, makes
+    full-width signs plain (NFKC), cuts at max_tokens and fills a batch with padding. Sennrich et al. 2016, algorithm 1,
+    on bytes as in GPT-2. Built in notebook 04.
     """
     if vocab_size < 259:
-        raise ValueError(f"vocab_size must be at least 259 (256 bytes and three marks), not {vocab_size}")
+        raise InputError(f"vocab_size must be at least 259 (256 bytes and three marks), not {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])  # "，" becomes ","
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -60,9 +62,16 @@ def open_tokenizer(path: str | Path) -> Tokenizer:
 def encode(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token numbers (B, L) long and their mask (B, L) bool, False where a shorter text was filled up.
 
-    L is the length of the longest text with its two marks, at most the tokenizer's own. Built in notebook 04.
+    L is the length of the longest text with its two marks, at most the tokenizer's own. InputError for what is no text.
+    Built in notebook 04.
     """
-    encodings = tokenizer.encode_batch(list(texts))
+    encodings = tokenizer.encode_batch(prompt_list(texts))
     ids = torch.tensor([e.ids for e in encodings], dtype=torch.long)
     mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool)
     return ids, mask
+
+
+def cut_off(tokenizer: Tokenizer, text: str) -> str:
+    """What of a text lies beyond the most tokens the tokenizer gives, so that no model reads it; "" if nothing does."""
+    encoding = tokenizer.encode(text)
+    return text[max(end for _, end in encoding.offsets) :].strip() if encoding.overflowing else ""
