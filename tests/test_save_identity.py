@@ -1,7 +1,8 @@
 """The import is the code you wrote: a notebook's `# @save PATH` cells are the library's definitions.
 
-Compared as syntax trees, so comments, docstrings and line breaks are free. A cell marked `# @equivalent PATH` may
-differ in how it computes; then the library defines the same names, and a numeric test holds the two together.
+Compared as syntax trees, so comments, docstrings, types of arguments and line breaks are free. A cell marked
+`# @equivalent PATH` may differ in how it computes; then the library defines the same names, and a numeric test holds
+the two together.
 """
 
 import ast
@@ -33,7 +34,7 @@ def found_id(source: str) -> str:
 
 
 def definitions(source: str) -> dict[str, str]:
-    """Top-level functions, classes and constants of a source: name -> syntax tree without docstrings, as text."""
+    """Top-level functions, classes and constants of a source: name -> its tree as `strip` leaves it, as text."""
     found = {}
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
@@ -45,8 +46,12 @@ def definitions(source: str) -> dict[str, str]:
 
 
 def strip(tree: ast.AST) -> ast.AST:
-    """The tree without any docstring."""
+    """The tree without any docstring, and without the types that only tell a reader what goes in and comes out."""
     for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) and ast.get_docstring(node, False):
             node.body = node.body[1:] or [ast.Pass()]
     return tree
@@ -80,13 +85,13 @@ def to_pixels(x0):
 
 class Net(torch.nn.Module):
     """A network."""
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x."""
         return self.conv(x)
 '''
 
 
-def test_comments_docstrings_and_layout_are_free():
+def test_comments_docstrings_types_and_layout_are_free():
     cell = """# @save course_utils/x.py
 import torch
 SCALE = 127.5

@@ -1,5 +1,8 @@
 """How different two pictures look: the distance between what a small classifier sees in them, layer by layer."""
 
+from __future__ import annotations
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -32,7 +35,7 @@ class FeatureNet(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.concept = nn.Linear(before, num_concepts)
 
-    def features(self, x):
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The maps after each stage, [(B, 16, H, W), (B, 32, H/2, W/2), ...]."""
         maps = []
         for stage in self.stages:
@@ -44,7 +47,7 @@ class FeatureNet(nn.Module):
         return self.concept(self.features(x)[-1].mean(dim=(2, 3)))
 
 
-def perceptual_distance(net, x, y):
+def perceptual_distance(net: FeatureNet, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """How differently `net` sees two batches of pictures (B, 3, H, W): one number for each, (B,), 0 if equal.
 
     At each place of each layer the feature vectors are brought to unit length; their squared distances are averaged

@@ -3,6 +3,8 @@
 Modules carry the names of diffusers' `AutoencoderKL`: state dicts load strictly both ways.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +26,12 @@ class Gaussian:
     mean: torch.Tensor
     logvar: torch.Tensor
 
-    def sample(self, generator=None):
+    def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
         """Draw a latent: mean + std * noise, so that the gradient reaches both. generator: a CPU one."""
         noise = torch.randn(self.mean.shape, generator=generator).to(self.mean)
         return self.mean + torch.exp(self.logvar / 2) * noise
 
-    def kl(self):
+    def kl(self) -> torch.Tensor:
         """How far this lies from a standard Gaussian, in nats a picture: (B,). Appendix B there."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
@@ -138,12 +140,12 @@ class VAE(nn.Module):
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
 
-    def encode(self, x):
+    def encode(self, x: torch.Tensor) -> Gaussian:
         """The Gaussian of the latents of pictures (B, 3, H, W)."""
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(-30, 20))  # LDM's clamp: exp stays finite
 
-    def decode(self, z):
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
         """The pictures (B, 3, H, W), about [-1, 1], of latents (B, C, H/f, W/f)."""
         return self.decoder(self.post_quant_conv(z))
 

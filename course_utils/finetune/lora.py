@@ -6,9 +6,16 @@
 What was learned is lora_A and lora_B alone: a small state that can be saved, exchanged, mixed, or merged into W.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+from course_utils.errors import InputError
+
+State = dict[str, torch.Tensor]  # what a LoRA learned, by name
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what diffusers trains when nothing is said
 ALL_TARGETS = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "time_emb_proj", "conv1", "conv2")
 
@@ -25,7 +32,7 @@ class LoRALayer(nn.Module):
     def __init__(self, base_layer, rank, alpha=None, generator=None):
         super().__init__()
         if rank < 1:
-            raise ValueError(f"the rank must be at least 1, not {rank!r}")
+            raise InputError(f"the rank must be at least 1, not {rank!r}")
         self.base_layer, self.merged = base_layer, False
         like = {"bias": False, "device": base_layer.weight.device, "dtype": base_layer.weight.dtype}
         self.lora_A, self.lora_B = self.make_branch(base_layer, rank, **like)
@@ -38,14 +45,14 @@ class LoRALayer(nn.Module):
         y = self.base_layer(x)
         return y if self.merged else y + self.scale * self.lora_B(self.lora_A(x))
 
-    def load(self, A, B, alpha=None):
+    def load(self, A: torch.Tensor, B: torch.Tensor, alpha: float | None = None) -> None:
         """Take these matrices in the place of its own; their rank may be another."""
         like = self.base_layer.weight
         self.lora_A.weight, self.lora_B.weight = (nn.Parameter(x.to(like, copy=True)) for x in (A, B))
         self.set_rank(len(A))
         self.scale = 1.0 if alpha is None else alpha / len(A)
 
-    def delta(self):
+    def delta(self) -> torch.Tensor:
         """What the branch adds to the base layer's weight, and like it: alpha / rank * B A."""
         A, B = self.lora_A.weight, self.lora_B.weight
         return self.scale * (B.flatten(1) @ A.flatten(1)).view_as(self.base_layer.weight)
@@ -76,19 +83,25 @@ KINDS = {nn.Linear: LoRALinear, nn.Conv2d: LoRAConv2d}
 
 
 # ------------------------------------------------------------------ a whole network
-def inject(network, targets=ATTENTION, rank=4, alpha=None, generator=None):
+def inject(
+    network: nn.Module,
+    targets: str | Sequence[str] = ATTENTION,
+    rank: int = 4,
+    alpha: float | None = None,
+    generator: torch.Generator | None = None,
+) -> list[str]:
     """Freeze a network, put a LoRA branch beside every layer whose name ends like a target, and return their names.
 
-    targets: one or several parts at the end of module names; generator: for the A's. Raises ValueError where a target
+    targets: one or several parts at the end of module names; generator: for the A's. Raises InputError where a target
     fits no linear layer or convolution, or the network has LoRA branches already. Built in notebook 11.
     """
     targets = (targets,) if isinstance(targets, str) else targets
     if lora_layers(network):
-        raise ValueError("this network has LoRA branches already: unload(network) takes them away")
+        raise InputError("this network has LoRA branches already: unload(network) takes them away")
     layers = {name: layer for name, layer in network.named_modules() if type(layer) in KINDS}
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
-            raise ValueError(f"no linear layer or convolution of this network is called {target!r}")
+            raise InputError(f"no linear layer or convolution of this network is called {target!r}")
     names = [name for name in layers if f".{name}".endswith(tuple(f".{target}" for target in targets))]
     network.requires_grad_(False)
     for name in names:
@@ -96,17 +109,17 @@ def inject(network, targets=ATTENTION, rank=4, alpha=None, generator=None):
     return names
 
 
-def lora_layers(network):
+def lora_layers(network: nn.Module) -> dict[str, LoRALayer]:
     """{name: LoRALayer} of the branches in a network."""
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoRALayer)}
 
 
-def lora_parameters(network):
+def lora_parameters(network: nn.Module) -> list[nn.Parameter]:
     """The parameters that learn, for an optimizer: every lora_A and lora_B. Built in notebook 11."""
     return [p for layer in lora_layers(network).values() for p in (layer.lora_A.weight, layer.lora_B.weight)]
 
 
-def lora_state(network):
+def lora_state(network: nn.Module) -> State:
     """A copy of what was learned: {"... .to_q.lora_A.weight": (r, C_in), "... .to_q.lora_B.weight": (C_out, r)}.
 
     Built in notebook 11.
@@ -119,7 +132,7 @@ def lora_state(network):
     }
 
 
-def unload(network):
+def unload(network: nn.Module) -> nn.Module:
     """Take every branch away and return the network; what is merged stays, and what is frozen. Built in notebook 11."""
     for name, layer in lora_layers(network).items():
         network.set_submodule(name, layer.base_layer)
@@ -127,7 +140,7 @@ def unload(network):
 
 
 @torch.no_grad()
-def merge(network):
+def merge(network: nn.Module) -> nn.Module:
     """Add every branch to the weight beside it: the same answers, without a detour. Returns the network.
 
     LoRA, section 4.1: W = W0 + B A alpha / r. Built in notebook 11.
@@ -140,7 +153,7 @@ def merge(network):
 
 
 @torch.no_grad()
-def unmerge(network):
+def unmerge(network: nn.Module) -> nn.Module:
     """Subtract every merged branch again, up to rounding, and return the network. Built in notebook 11."""
     for layer in lora_layers(network).values():
         if layer.merged:
@@ -150,42 +163,42 @@ def unmerge(network):
 
 
 # ------------------------------------------------------------------ exchanging what was learned
-def lora_factors(state):
-    """{layer: (A, B)} of a state. Raises ValueError where one of the two is missing or ranks disagree."""
+def lora_factors(state: State) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """{layer: (A, B)} of a state. Raises InputError where one of the two is missing or ranks disagree."""
     layers = {key.rpartition(".lora_")[0] for key in state}
     if not state or {f"{layer}.lora_{part}.weight" for layer in layers for part in "AB"} != set(state):
-        raise ValueError("this is no LoRA state: every layer has a lora_A.weight and a lora_B.weight, and nothing else")
+        raise InputError("this is no LoRA state: every layer has a lora_A.weight and a lora_B.weight, and nothing else")
     found = {layer: (state[f"{layer}.lora_A.weight"], state[f"{layer}.lora_B.weight"]) for layer in sorted(layers)}
     for layer, (A, B) in found.items():
         if A.ndim != B.ndim or A.ndim < 2 or len(A) != B.shape[1]:
-            raise ValueError(f"lora_A and lora_B of {layer} do not fit: {tuple(A.shape)} and {tuple(B.shape)}")
+            raise InputError(f"lora_A and lora_B of {layer} do not fit: {tuple(A.shape)} and {tuple(B.shape)}")
     return found
 
 
-def base_layer(network, name):
-    """The linear layer or convolution of that name, without its branch. Raises ValueError where there is none."""
+def base_layer(network: nn.Module, name: str) -> nn.Module:
+    """The linear layer or convolution of that name, without its branch. Raises InputError where there is none."""
     try:
         layer = network.get_submodule(name)
     except AttributeError:
-        raise ValueError(f"this LoRA was made for another network: here is no {name}") from None
+        raise InputError(f"this LoRA was made for another network: here is no {name}") from None
     layer = layer.base_layer if isinstance(layer, LoRALayer) else layer
     if type(layer) not in KINDS:
-        raise ValueError(f"this LoRA was made for another network: {name} is no linear layer or convolution")
+        raise InputError(f"this LoRA was made for another network: {name} is no linear layer or convolution")
     return layer
 
 
 @torch.no_grad()
-def set_adapter(network, state, alpha=None):
+def set_adapter(network: nn.Module, state: State, alpha: float | None = None) -> list[str]:
     """Put this LoRA, of any rank, in place of whichever the network has, and return the names of its layers.
 
-    alpha: None takes each layer's rank. Merged branches are subtracted first. Raises ValueError, and changes nothing,
+    alpha: None takes each layer's rank. Merged branches are subtracted first. Raises InputError, and changes nothing,
     where the state names a layer that the network lacks or that has another shape. Built in notebook 11.
     """
     fitting, current = lora_factors(state), lora_layers(network)
     for name, (A, B) in fitting.items():
         C_out, *rest = base_layer(network, name).weight.shape
         if (len(B), list(A.shape[1:]), B[0].numel()) != (C_out, rest, len(A)):
-            raise ValueError(f"this LoRA was made for another network: {name} has other shapes here")
+            raise InputError(f"this LoRA was made for another network: {name} has other shapes here")
     unload(unmerge(network)).requires_grad_(False)
     for name, (A, B) in fitting.items():
         base = network.get_submodule(name)
@@ -195,7 +208,7 @@ def set_adapter(network, state, alpha=None):
     return list(fitting)
 
 
-def weighted_sum(weighted):
+def weighted_sum(weighted: Sequence[tuple[State, float]]) -> State:
     """The state of a LoRA whose effect is the weighted sum of several; its rank is the sum of theirs.
 
     weighted: [(state, weight), ...], each with alpha = rank (else multiply its weight by alpha / rank); weights may be

@@ -7,12 +7,14 @@ tokens (P, D), learned ───────────────────
 import torch
 from torch import nn
 
+from course_utils.errors import InputError
+
 
 class Prefix(nn.Module):
     """Learned tokens that stand before every context: (B, L, D) -> (B, num_tokens + L, D).
 
     start: vectors (num_tokens, dim) to begin with, such as those of a word; None draws them Gaussian, of size 1 like
-    what a text encoder with a last LayerNorm gives. Raises ValueError for vectors of another shape.
+    what a text encoder with a last LayerNorm gives. Raises InputError for vectors of another shape.
     Li and Liang 2021; before the context, as prefix-embedding tuning in Hu et al. 2021 (LoRA), section 5.1.
     Built in notebook 11.
     """
@@ -21,7 +23,7 @@ class Prefix(nn.Module):
         super().__init__()
         start = torch.randn(num_tokens, dim, generator=generator) if start is None else start
         if start.shape != (num_tokens, dim):
-            raise ValueError(f"start must be {num_tokens} vectors of {dim} numbers, not {tuple(start.shape)}")
+            raise InputError(f"start must be {num_tokens} vectors of {dim} numbers, not {tuple(start.shape)}")
         self.tokens = nn.Parameter(start.detach().clone())
 
     def forward(self, context):

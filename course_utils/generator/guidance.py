@@ -3,10 +3,16 @@
 Any callable (xt, t, context, context_mask) -> prediction will do; what comes back is a model for the samplers.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import torch
 
+from course_utils.generator.objectives import Model
 
-def apply_guidance(uncond, cond, scale):
+
+def apply_guidance(uncond: torch.Tensor, cond: torch.Tensor, scale: float) -> torch.Tensor:
     """Go from the answer without text towards and past the one with it: uncond + scale * (cond - uncond).
 
     scale: 1 is off, 0 ignores the text. Ho and Salimans 2022, eq. 6, whose w is scale - 1. Built in notebook 04.
@@ -14,7 +20,7 @@ def apply_guidance(uncond, cond, scale):
     return uncond + scale * (cond - uncond)
 
 
-def drop_caption(context_mask, probability, generator):
+def drop_caption(context_mask: torch.Tensor, probability: float, generator: torch.Generator | None) -> torch.Tensor:
     """Hide all tokens but the first of some rows of a mask (B, L), so that the network learns to draw without text.
 
     The start mark stays: it has seen no word, and attention needs something to look at. Built in notebook 04.
@@ -25,7 +31,14 @@ def drop_caption(context_mask, probability, generator):
     return torch.where(dropped.to(context_mask.device)[:, None], keep, context_mask)
 
 
-def guided(model, context, context_mask, scale, negative=None, negative_mask=None):
+def guided(
+    model: Callable,
+    context: torch.Tensor,
+    context_mask: torch.Tensor,
+    scale: float,
+    negative: torch.Tensor | None = None,
+    negative_mask: torch.Tensor | None = None,
+) -> Model:
     """A model (xt, t) -> prediction that follows the text with this scale.
 
     context (B, L, D), context_mask (B, L); negative: the text to move away from, in the same form (None: no text).
@@ -45,7 +58,7 @@ def guided(model, context, context_mask, scale, negative=None, negative_mask=Non
     return answer
 
 
-def pad_and_cat(first, second):
+def pad_and_cat(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Join two batches of texts (B, L, ...) of different lengths, the shorter filled with zeros."""
     length = max(first.shape[1], second.shape[1])
     padded = [torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1) for x in (first, second)]

@@ -3,38 +3,42 @@
 picture -> invert -> noise -> (slerp to another, another condition, ...) -> a sampler -> picture
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import torch
 
-from course_utils.generator.objectives import to_eps, to_x0
-from course_utils.generator.samplers import State, alpha_bar_at, timesteps
+from course_utils.errors import InputError
+from course_utils.generator.objectives import Model, to_eps, to_x0
+from course_utils.generator.samplers import Spacing, State, alpha_bar_at, check_noise, timesteps
+from course_utils.generator.schedules import Schedule
 
 
 @torch.no_grad()
 def invert(
-    model,
-    x0,
-    schedule,
-    steps=50,
-    prediction="eps",
-    generator=None,
-    clip=False,
-    spacing="trailing",
-    start=0,
-    ahead=True,
+    model: Model,
+    x0: torch.Tensor,
+    schedule: Schedule,
+    steps: int = 50,
+    prediction: str = "eps",
+    generator: torch.Generator | None = None,
+    clip: bool = False,
+    spacing: Spacing = "trailing",
+    start: int = 0,
+    ahead: bool = True,
 ) -> Iterator[State]:
     """Take DDIM's steps the other way, from a picture to the noise that would draw it.
 
     x0: pictures (B, ...) that count as step `start`: 0 for clean ones, or the t they have been noised to; ahead: ask
     the network for the step we go to, as diffusers does, or (False) for the one we stand at; generator: not used; the
-    others as in `ddim`. Raises ValueError where no step is left after `start`.
+    others as in `ddim`. Raises InputError where no step is left after `start`.
     DDIM, section 4.3 (eq. 13 in reverse). Built in notebook 03.
     """
     table = [t for t in timesteps(steps, schedule.num_steps, spacing).flip(0).tolist() if t > start or t == start == 0]
     if not table:
-        raise ValueError(f"no step is left between start = {start} and the noise: use more steps or an earlier start")
-    xt, t = x0, start
+        raise InputError(f"no step is left between start = {start} and the noise: use more steps or an earlier start")
+    xt, t = check_noise(x0), start
     for step, t_next in enumerate(table, start=1):
         alpha_bar_next = alpha_bar_at(schedule, t_next)
         now, then = (torch.full((len(xt),), i, device=xt.device) for i in (t, t_next))
@@ -45,7 +49,7 @@ def invert(
         yield State(step, t, xt, x0)
 
 
-def slerp(a, b, share):
+def slerp(a: torch.Tensor, b: torch.Tensor, share: float | torch.Tensor) -> torch.Tensor:
     """The point at `share` (0: a, 1: b) of the arc between a and b, (B, ...) each: for noises, not pictures.
 
     share: a number or (B,). Every item turns by an even angle and keeps its length where a line would cut through the

@@ -1,14 +1,20 @@
 """What the network is asked to predict, and how its error is weighed: noise, picture or velocity."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
-from course_utils.generator.schedules import add_noise
+from course_utils.errors import InputError
+from course_utils.generator.schedules import Schedule, add_noise
 
+Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (xt, t) -> prediction, as samplers want it
 PREDICTIONS = ("eps", "x0", "v")
 
 
-def velocity(x0, eps, t, schedule):
+def velocity(x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, schedule: Schedule) -> torch.Tensor:
     """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0, like x0.
 
     Salimans and Ho 2022, appendix D. Built in notebook 02.
@@ -17,10 +23,10 @@ def velocity(x0, eps, t, schedule):
     return signal * eps - noise * x0
 
 
-def target(prediction, x0, eps, t, schedule):
+def target(prediction: str, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor, schedule: Schedule) -> torch.Tensor:
     """What the network should answer at step t: eps, x0 or v, like x0.
 
-    prediction: "eps", "x0" or "v"; ValueError otherwise. Built in notebook 02.
+    prediction: "eps", "x0" or "v"; InputError otherwise. Built in notebook 02.
     """
     if prediction == "eps":
         return eps
@@ -28,25 +34,32 @@ def target(prediction, x0, eps, t, schedule):
         return x0
     if prediction == "v":
         return velocity(x0, eps, t, schedule)
-    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
 
 
-def to_x0(pred, xt, t, schedule, prediction="eps"):
+def to_x0(
+    pred: torch.Tensor, xt: torch.Tensor, t: torch.Tensor, schedule: Schedule, prediction: str = "eps"
+) -> torch.Tensor:
     """Turn the network's answer at step t into the clean picture it implies, like xt.
 
+    Raises InputError for "eps" at a step of noise alone (zero terminal SNR): the noise says nothing of the picture.
     DDPM, eq. 15, and Salimans and Ho 2022, eq. 9. Built in notebook 02.
     """
     signal, noise = schedule.at(t, xt)
     if prediction == "eps":
+        if (signal == 0).any():
+            raise InputError("noise alone says nothing of a picture: predict x0 or v, or begin before the last step")
         return (xt - noise * pred) / signal
     if prediction == "x0":
         return pred
     if prediction == "v":
         return signal * xt - noise * pred
-    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
 
 
-def to_eps(pred, xt, t, schedule, prediction="eps"):
+def to_eps(
+    pred: torch.Tensor, xt: torch.Tensor, t: torch.Tensor, schedule: Schedule, prediction: str = "eps"
+) -> torch.Tensor:
     """Turn the network's answer at step t into the noise it implies, like xt. Built in notebook 02."""
     signal, noise = schedule.at(t, xt)
     if prediction == "eps":
@@ -55,23 +68,26 @@ def to_eps(pred, xt, t, schedule, prediction="eps"):
         return (xt - signal * pred) / noise
     if prediction == "v":
         return signal * pred + noise * xt
-    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
 
 
-def min_snr_weight(t, schedule, prediction="eps", gamma=5.0):
+def min_snr_weight(t: torch.Tensor, schedule: Schedule, prediction: str = "eps", gamma: float = 5.0) -> torch.Tensor:
     """The loss weight (B,) that keeps the easy, almost clean steps from dominating.
 
-    min(SNR, gamma) divided by SNR for eps, by 1 for x0, by SNR + 1 for v.
+    min(SNR, gamma) divided by SNR for eps (the limit 1 where the SNR is 0), by 1 for x0, by SNR + 1 for v.
     gamma=5 is the paper's choice. Hang et al. 2023, eq. 7 and appendix. Built in notebook 03.
     """
     snr = schedule.snr.to(torch.float32).to(t.device)[t]
-    divisor = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}
-    if prediction not in divisor:
-        raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
-    return snr.clamp(max=gamma) / divisor[prediction]
+    least = snr.clamp(max=gamma)
+    weights = {"eps": (gamma / snr).clamp(max=1), "x0": least, "v": least / (snr + 1)}
+    if prediction not in weights:
+        raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    return weights[prediction]
 
 
-def sample_timesteps(n, num_steps, power=1.0, generator=None):
+def sample_timesteps(
+    n: int, num_steps: int, power: float = 1.0, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Draw n steps t = T u^power with u even in [0, 1): (n,) long in 0 ... T-1.
 
     power: 1 draws all alike, below 1 the noisy ones come more often; their mean is T / (1 + power).
@@ -81,7 +97,16 @@ def sample_timesteps(n, num_steps, power=1.0, generator=None):
     return (num_steps * u**power).long()
 
 
-def diffusion_loss(model, x0, schedule, prediction="eps", generator=None, weight=None, t=None, **conditions):
+def diffusion_loss(
+    model: Callable,
+    x0: torch.Tensor,
+    schedule: Schedule,
+    prediction: str = "eps",
+    generator: torch.Generator | None = None,
+    weight: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    t: torch.Tensor | None = None,
+    **conditions,
+) -> torch.Tensor:
     """Draw a step and a noise for every picture, let the network predict, return the mean squared error.
 
     model(xt, t, **conditions) -> like x0; x0: (B, ...) in [-1, 1]; generator: a CPU one, so that a seed means

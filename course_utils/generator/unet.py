@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from course_utils.errors import InputError
 from course_utils.layers import (
     AttentionBlock,
     Downsample2D,
@@ -119,7 +120,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         if len(channels) != len(attention):
-            raise ValueError(f"channels and attention must have one entry a level, not {channels} and {attention}")
+            raise InputError(f"channels and attention must have one entry a level, not {channels} and {attention}")
         time_dim = 4 * channels[0]
         levels = list(range(len(channels)))
 

@@ -3,18 +3,25 @@
 Names and shapes are the same, so the weights fit strictly, both ways.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from course_utils.data import tokenizer_file
 from course_utils.decoder.vae import VAE
 from course_utils.errors import CheckpointError, InputError
 from course_utils.generator.latent_unet import LatentUNet
 from course_utils.generator.schedules import Schedule, cosine_beta, linear_beta, scaled_linear_beta, zero_terminal_snr
-from course_utils.systems.stable_diffusion import tokenize
+from course_utils.systems.stable_diffusion import StableDiffusion
 from course_utils.text_encoder.clip import CLIPTextModel
 from course_utils.text_encoder.tokenizer import END, PAD, START
+
+if TYPE_CHECKING:  # heavy, and imported where they are used
+    from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DConditionModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names and ours
 ASSUMED = {  # what our classes do, wherever a configuration could ask for something else with the same weights
@@ -46,17 +53,17 @@ ASSUMED = {  # what our classes do, wherever a configuration could ask for somet
 
 
 # ------------------------------------------------------------------ from our modules to theirs
-def to_pipeline(system, size=64):
+def to_pipeline(system: StableDiffusion, size: int = 64) -> DiffusionPipeline:
     """Return diffusers' pipeline with copies of the weights of a system; 9 channels make it one for inpainting."""
     import diffusers
     from transformers import PreTrainedTokenizerFast
 
     names = {4: "StableDiffusionPipeline", 9: "StableDiffusionInpaintPipeline"}
-    if system.tokenize is not tokenize or system.unet.conv_in.in_channels not in names:
+    if system.vocabulary is None or system.unet.conv_in.in_channels not in names:
         raise InputError("only a system with the course's tokenizer and a U-Net of 4 or 9 channels can be exported")
     vae = to_vae(system.vae, size, system.scaling_factor)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer_file()),
+        tokenizer_file=str(system.vocabulary),
         bos_token=START,
         eos_token=END,
         pad_token=PAD,
@@ -74,13 +81,13 @@ def to_pipeline(system, size=64):
     )
 
 
-def load_weights(theirs, ours):
+def load_weights(theirs: nn.Module, ours: nn.Module) -> nn.Module:
     """Load the weights of our module strictly into its peer, and return that, in eval mode."""
     theirs.load_state_dict(ours.state_dict())
     return theirs.eval()
 
 
-def to_text_encoder(ours, tokenizer):
+def to_text_encoder(ours: CLIPTextModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Return transformers' text tower with the weights of ours."""
     import transformers
 
@@ -99,7 +106,7 @@ def to_text_encoder(ours, tokenizer):
     return load_weights(transformers.CLIPTextModel(config), ours)
 
 
-def to_unet(ours, size):
+def to_unet(ours: LatentUNet, size: int) -> UNet2DConditionModel:
     """Return diffusers' U-Net with the weights of ours."""
     from diffusers import UNet2DConditionModel
 
@@ -121,7 +128,7 @@ def to_unet(ours, size):
     return load_weights(theirs, ours)
 
 
-def to_vae(ours, size, scaling_factor):
+def to_vae(ours: VAE, size: int, scaling_factor: float) -> AutoencoderKL:
     """Return diffusers' autoencoder with the weights of ours."""
     from diffusers import AutoencoderKL
 
@@ -141,7 +148,7 @@ def to_vae(ours, size, scaling_factor):
     return load_weights(theirs, ours)
 
 
-def to_scheduler(system):
+def to_scheduler(system: StableDiffusion) -> DPMSolverMultistepScheduler:
     """Return diffusers' DPM-Solver++ (2M) with the schedule of a system."""
     from diffusers import DPMSolverMultistepScheduler
 
@@ -165,7 +172,7 @@ class Config(dict):
     def __missing__(self, key):
         raise CheckpointError(f"the configuration lacks {key!r}: the course opens Stable Diffusion 1.x")
 
-    def check(self, part):
+    def check(self, part: str) -> None:
         """Raise CheckpointError if our classes cannot do what the configuration of a part asks for."""
         for key, ours in ASSUMED[part].items():
             if self.get(key) not in (None, ours):  # null: whatever is usual
@@ -175,7 +182,7 @@ class Config(dict):
                 )
 
 
-def make_text_encoder(config):
+def make_text_encoder(config: Config) -> CLIPTextModel:
     """Return our text tower with a configuration's numbers."""
     return CLIPTextModel(
         config["vocab_size"],
@@ -187,7 +194,7 @@ def make_text_encoder(config):
     )
 
 
-def make_unet(config):
+def make_unet(config: Config) -> LatentUNet:
     """Return our U-Net with a configuration's numbers."""
     heads = config.get("num_attention_heads") or config["attention_head_dim"]  # which means the number of heads
     if not isinstance(heads, int):
@@ -208,7 +215,7 @@ def make_unet(config):
     )
 
 
-def make_vae(config):
+def make_vae(config: Config) -> VAE:
     """Return our autoencoder with a configuration's numbers."""
     return VAE(
         config["block_out_channels"],
@@ -219,7 +226,7 @@ def make_vae(config):
     )
 
 
-def scheduler_options(config):
+def scheduler_options(config: Config) -> dict:
     """Return what a scheduler's configuration says of sampling: {"schedule", "prediction", "spacing", "offset"}."""
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
@@ -233,12 +240,12 @@ def scheduler_options(config):
     }
 
 
-def read_schedule(config):
+def read_schedule(config: Config) -> Schedule:
     """Return the Schedule that a scheduler's configuration asks for."""
     count, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
-    betas = {
-        "linear": lambda: linear_beta(count, start * count / 1000, end * count / 1000),  # ours scales by 1000 / T
-        "scaled_linear": lambda: scaled_linear_beta(count, start, end),
+    betas = {  # the first two of ours scale by 1000 / T
+        "linear": lambda: linear_beta(count, start * count / 1000, end * count / 1000),
+        "scaled_linear": lambda: scaled_linear_beta(count, start * count / 1000, end * count / 1000),
         "squaredcos_cap_v2": lambda: cosine_beta(count),
     }
     if config.get("trained_betas"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from course_utils.checkpoints import is_full_disk
+from course_utils.checkpoints import is_full_disk, refuse_pointer
 from course_utils.errors import CheckpointError
 from course_utils.interop import diffusers
 from course_utils.systems.stable_diffusion import StableDiffusion
@@ -144,7 +144,8 @@ def open_folder(folder, device=None):
     modules = [load_weights(module, folder / part, device) for part, module in parts]
     scaling_factor = vae.get("scaling_factor", 0.18215)  # the first configurations leave it out
     tokenize = read_tokenizer(folder, text["max_position_embeddings"], text["vocab_size"])
-    return StableDiffusion(*modules, scaling_factor, tokenize, **diffusers.scheduler_options(scheduler))
+    options = diffusers.scheduler_options(scheduler)
+    return StableDiffusion(*modules, scaling_factor, tokenize, vocabulary=None, **options)
 
 
 def open_remote(repository=REPOSITORY, revision=REVISION, device=None):
@@ -204,6 +205,7 @@ def read_weights(folder):
         pickles = [path.name for path in folder.glob("*") if path.suffix in (".bin", ".ckpt", ".pt")]
         why = f"only {pickles[0]}, a pickle, which could run foreign code" if pickles else "none"
         raise CheckpointError(f"{folder} needs weights in one .safetensors file and holds {why}")
+    refuse_pointer(found[0])
     try:
         return load_file(found[0])
     except (SafetensorError, OSError):

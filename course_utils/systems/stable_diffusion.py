@@ -1,8 +1,12 @@
 """Stable Diffusion: a text encoder, a U-Net that paints latents, and a decoder that makes pictures of them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,13 +14,14 @@ from torch import nn
 from course_utils import checkpoints
 from course_utils.data import tokenizer_file
 from course_utils.decoder.vae import VAE
-from course_utils.errors import InputError
-from course_utils.generator.conditions import blend_known, concat_condition, shrink_mask
+from course_utils.errors import GUIDANCE, InputError, number, one_of, prompt_list
+from course_utils.generator.conditions import blend_known, concat_condition, mask_tensor, picture_tensor, shrink_mask
 from course_utils.generator.guidance import guided
 from course_utils.generator.latent_unet import LatentUNet
-from course_utils.generator.samplers import dpmpp_2m, solver_timesteps
+from course_utils.generator.objectives import Model
+from course_utils.generator.samplers import State, check_noise, dpmpp_2m, solver_timesteps
 from course_utils.generator.schedules import Schedule, add_noise, make_schedule
-from course_utils.systems.stage import Stage
+from course_utils.systems.stage import Stage, spread
 from course_utils.systems.text_pixel import TextPixel
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, encode, open_tokenizer
 
@@ -26,7 +31,7 @@ PREDICTION = "v"  # the velocity says something at every step, also where nothin
 SCHEDULE = make_schedule("cosine")
 
 
-def tokenize(texts):
+def tokenize(texts: list[str]) -> torch.Tensor:
     """Return token numbers (B, 32): every text is filled up to the full length, and the network reads the filling too.
 
     That is Stable Diffusion's way; it needs no mask.
@@ -35,7 +40,7 @@ def tokenize(texts):
     return F.pad(ids, (0, MAX_TOKENS - ids.shape[1]), value=PAD_ID)
 
 
-def make_unet(in_channels=4, channels=(40, 80, 160)):
+def make_unet(in_channels: int = 4, channels: tuple[int, ...] = (40, 80, 160)) -> LatentUNet:
     """Return an untrained U-Net for 16x16 latents, of 16, 8 and 4 places a side; in_channels: 4 and those beside it."""
     unet = LatentUNet(
         in_channels,
@@ -61,8 +66,9 @@ CONDITIONS = {  # what lies beside the four channels of the latent
 class StableDiffusion:
     """The three modules and what joins them. Rombach et al. 2022 (LDM). Built in notebook 06.
 
-    scaling_factor: what latents are multiplied by, 1 / their standard deviation; prediction: what the U-Net answers;
-    spacing, offset: which steps are visited, see `samplers.timesteps`.
+    scaling_factor: what latents are multiplied by, 1 / their standard deviation; tokenize(texts) -> (B, L) numbers;
+    vocabulary: the course's tokenizer file, which `tokenize` reads (None: it reads another's, of another form);
+    prediction: what the U-Net answers; spacing, offset: which steps are visited, see `samplers.timesteps`.
     """
 
     text_encoder: nn.Module
@@ -74,99 +80,163 @@ class StableDiffusion:
     prediction: str = PREDICTION
     spacing: str = "trailing"  # starts at pure noise, as the latents do
     offset: int = 0
+    vocabulary: Path | None = field(default_factory=tokenizer_file)
 
-    def encode(self, pictures, generator=None):
-        """Return the latents (B, 4, H/f, W/f) of pictures (B, 3, H, W) in [-1, 1], of variance about 1."""
-        return self.scaling_factor * self.vae.encode(pictures).sample(generator)
+    @property
+    def device(self) -> torch.device:
+        return self.text_encoder.final_layer_norm.weight.device
 
-    def decode(self, z):
-        """Return the pictures (B, 3, H, W), in [-1, 1], of latents (B, 4, H/f, W/f)."""
-        with torch.inference_mode():
-            return self.vae.decode(z / self.scaling_factor).clamp(-1, 1)
+    @property
+    def factor(self) -> int:
+        """How many times smaller the sides of a latent are than those of its picture."""
+        return 2 ** (len(self.vae.encoder.down_blocks) - 1)
 
-    def encode_prompt(self, prompts):
-        """Return the context (B, L, D) of some prompts."""
-        return self.text_encoder(self.tokenize(prompts).to(self.text_encoder.final_layer_norm.weight.device))
+    def encode(self, pictures: torch.Tensor | np.ndarray, generator: torch.Generator | None = None) -> torch.Tensor:
+        """The latents (B, 4, H/f, W/f), of variance about 1, of pictures (B, 3, H, W) in [-1, 1] or bytes.
 
-    def timesteps(self, steps):
-        """Return the steps (S,) that sampling visits, from noise down to the picture."""
-        return solver_timesteps(steps, self.schedule.num_steps, self.spacing) + self.offset
+        Raises InputError for other pictures, and for sides that f, 4 for ours, does not divide.
+        """
+        x = picture_tensor(pictures).to(self.device)
+        if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
+            raise InputError(f"the sides of pictures must be multiples of {self.factor}, not {tuple(x.shape[-2:])}")
+        return self.scaling_factor * self.vae.encode(x).sample(generator)
 
-    def conditioned_model(self, prompts, guidance, negative=None, cond_channels=None):
-        """The model (zt, t) -> prediction for the prompts; cond_channels (B, E, h, w): further input channels."""
-        context, away = self.encode_prompt(prompts), self.encode_prompt([negative or ""]).expand(len(prompts), -1, -1)
+    @torch.inference_mode()
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """The pictures (B, 3, H, W), in [-1, 1], of latents (B, 4, H/f, W/f)."""
+        return self.vae.decode(z / self.scaling_factor).clamp(-1, 1)
+
+    def encode_prompt(self, prompts: str | Sequence[str]) -> torch.Tensor:
+        """The context (B, L, D) of one prompt or of B; InputError for what is no text."""
+        return self.text_encoder(self.tokenize(prompt_list(prompts)).to(self.device))
+
+    def timesteps(self, steps: int) -> torch.Tensor:
+        """The steps (S,) that sampling visits, from noise down to the picture."""
+        return solver_timesteps(steps, self.schedule.num_steps, self.spacing, self.offset)
+
+    def conditioned_model(
+        self,
+        prompts: str | Sequence[str],
+        guidance: float,
+        negative: str | Sequence[str] | None = None,
+        cond_channels: torch.Tensor | None = None,
+    ) -> Model:
+        """The model (zt, t) -> prediction for B prompts.
+
+        negative: one to move away from, or B (None: the empty one); cond_channels (B, E, h, w): further input channels.
+        """
+        context = self.encode_prompt(prompts)
+        away = [""] if negative is None else prompt_list(negative, what="negative prompt")
+        away = spread("negative prompts", self.encode_prompt(away), len(context))
         every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)  # no token is hidden
         unet = self.unet if cond_channels is None else concat_condition(self.unet, cond_channels)
-        return guided(unet, context, every, guidance, away, every)
+        return guided(unet, context, every, number("guidance", guidance, GUIDANCE), away, every)
 
     def stages(self) -> tuple[Stage, ...]:
         """The system as one stage: latents from noise, then the decoder."""
 
-        def model(prompts, guidance, negative, before):
-            return self.conditioned_model(prompts, guidance, negative)
-
         def sampler(model, zT, steps):
             return dpmpp_2m(model, zT, self.schedule, steps, self.prediction, clip=False, spacing=self.timesteps(steps))
+
+        def model(prompts, guidance, negative, before):
+            return self.conditioned_model(prompts, guidance, negative)
 
         return (Stage("latents", LATENT, model, sampler, self.decode),)
 
     @torch.inference_mode()
     def txt2img(
         self,
-        zT,
-        prompts,
-        steps=20,
-        guidance=2.0,
-        negative=None,
-        sampler=dpmpp_2m,
-        cond_channels=None,
-        spacing=None,
+        zT: torch.Tensor,
+        prompts: str | Sequence[str],
+        steps: int = 20,
+        guidance: float = 2.0,
+        negative: str | Sequence[str] | None = None,
+        sampler: Callable = dpmpp_2m,
+        cond_channels: torch.Tensor | None = None,
+        spacing: str | torch.Tensor | None = None,
         **options,
-    ):
-        """From noise zT (B, 4, h, w) to the latent of a picture for each prompt; yields the sampler's States.
+    ) -> Iterator[State]:
+        """From noise zT (B, 4, h, w) to the latents of B pictures; yields the sampler's States.
 
-        spacing: one of the samplers', or a table of steps (S,); None: the system's own.
+        prompts: B, or one for all; B prompts with the noise of one begin alike. negative: one or B to move away from;
+        spacing: one of the samplers', or a table of steps (S,); None: the system's own. Raises InputError for what is
+        out of range, or where prompts and noises differ in number.
         """
-        options["spacing"] = self.timesteps(steps) if spacing is None else spacing
+        prompts = prompt_list(prompts)
+        count = max(len(prompts), len(check_noise(zT)))
+        if zT.ndim != 4 or zT.shape[1] != self.vae.post_quant_conv.in_channels:
+            channels = self.vae.post_quant_conv.in_channels
+            raise InputError(f"the noises zT must have the shape (B, {channels}, h, w), and not {tuple(zT.shape)}")
+        zT, prompts = spread("noises", zT.to(self.device), count), prompt_list(prompts, count)
+        if cond_channels is not None:
+            cond_channels = spread("further channels", cond_channels.to(self.device), count)
         model = self.conditioned_model(prompts, guidance, negative, cond_channels)
-        yield from sampler(model, zT, self.schedule, steps=steps, prediction=self.prediction, clip=False, **options)
+        options |= {"steps": steps, "spacing": self.timesteps(steps) if spacing is None else spacing}
+        yield from sampler(model, zT, self.schedule, prediction=self.prediction, clip=False, **options)
 
     @torch.inference_mode()
-    def img2img(self, pictures, prompts, strength=0.8, steps=20, generator=None, **options):
+    def img2img(
+        self,
+        pictures: torch.Tensor | np.ndarray,
+        prompts: str | Sequence[str],
+        strength: float = 0.8,
+        steps: int = 20,
+        generator: torch.Generator | None = None,
+        **options,
+    ) -> Iterator[State]:
         """Start from pictures (B, 3, H, W), noised as far as `strength` says: 0 keeps them, 1 forgets them.
 
-        Only int(strength * steps) of the steps are taken. Raises InputError unless 0 <= strength <= 1.
+        int(strength * steps) of the steps are taken, at least one; 0 takes none and yields nothing. Pictures and
+        prompts: B each, or one for all. Raises InputError unless 0 <= strength <= 1, and as `txt2img` does.
         SDEdit, Meng et al. 2022, algorithm 1.
         """
-        if not 0 <= strength <= 1:
-            raise InputError(f"strength must be a number from 0 to 1, not {strength!r}")
-        table = self.timesteps(steps)[steps - int(strength * steps) :]
-        if not len(table):  # no step to take, so no state to show
+        strength, table = number("strength", strength, (0, 1)), self.timesteps(steps)
+        if strength == 0:
             return
-        z = self.encode(pictures, generator)
+        table = table[len(table) - max(1, int(strength * len(table))) :]
+        pictures, prompts = picture_tensor(pictures), prompt_list(prompts)
+        z = self.encode(spread("pictures", pictures, max(len(pictures), len(prompts))), generator)
         eps = torch.randn(z.shape, generator=generator).to(z)
         zt = add_noise(z, eps, table[:1].repeat(len(z)).to(z.device), self.schedule)
         yield from self.txt2img(zt, prompts, steps, spacing=table, **options)
 
     @torch.inference_mode()
-    def inpaint(self, zT, pictures, mask, prompts, steps=20, generator=None, **options):
+    def inpaint(
+        self,
+        zT: torch.Tensor,
+        pictures: torch.Tensor | np.ndarray,
+        mask: torch.Tensor | np.ndarray,
+        prompts: str | Sequence[str],
+        steps: int = 20,
+        generator: torch.Generator | None = None,
+        **options,
+    ) -> Iterator[State]:
         """Draw anew where the mask (B, 1, H, W) is 1, keep pictures (B, 3, H, W) where it is 0; yields States.
 
-        A U-Net of 9 channels sees the mask and what is kept; one of 4 is corrected after every step.
+        A U-Net of 9 channels sees the mask and what is kept; one of 4 is corrected after every step. Noises, pictures,
+        masks and prompts: B each, or one for all. Raises InputError where numbers or sizes differ, and as `txt2img`.
         """
-        table, small = self.timesteps(steps), shrink_mask(mask, zT.shape[-2:])
+        pictures, mask, prompts = picture_tensor(pictures), mask_tensor(mask), prompt_list(prompts)
+        count = max(len(check_noise(zT)), len(pictures), len(mask), len(prompts))
+        given = {"noises": zT, "pictures": pictures, "masks": mask}
+        zT, pictures, mask = (spread(what, x.to(self.device), count) for what, x in given.items())
+        sizes = [tuple(mask.shape[-2:]), tuple(self.factor * side for side in zT.shape[-2:])]
+        if sizes != [tuple(pictures.shape[-2:])] * 2:
+            raise InputError(
+                f"pictures of {tuple(pictures.shape[-2:])} need a mask of that size, and noises {self.factor} times "
+                f"smaller: the given ones fit pictures of {sizes[0]} and {sizes[1]}"
+            )
+        small = shrink_mask(mask, zT.shape[-2:])
         if self.unet.conv_in.in_channels == 9:  # in the order of Stable Diffusion: latent 4, mask 1, masked latent 4
-            cond_channels = torch.cat([small, self.encode(pictures * (mask < 0.5), generator)], dim=1)
-            yield from self.txt2img(zT, prompts, steps, cond_channels=cond_channels, spacing=table, **options)
-            return
-        known = self.encode(pictures, generator)
-        states = self.txt2img(zT, prompts, steps, spacing=table, **options)
-        for state, t in zip(states, [*table[1:].tolist(), -1], strict=True):
-            blend_known(state.xt, known, zT, small, t, self.schedule)
-            yield state
+            known = self.encode(pictures * (mask < 0.5), generator)
+            options["cond_channels"] = torch.cat([small, known], dim=1)
+        else:
+            known = self.encode(pictures, generator)
+            options["after_step"] = lambda zt, t: blend_known(zt, known, zT, small, t, self.schedule)
+        yield from self.txt2img(zT, prompts, steps, **options)
 
 
-def open_text_encoder(device=None, folder=None):
+def open_text_encoder(device: torch.device | None = None, folder: str | Path | None = None) -> nn.Module:
     """Return the text encoder of notebook 04, trained with `text-pixel`; its weights stay as they are.
 
     Stable Diffusion froze CLIP's in the same way. Raises CheckpointError when its checkpoint is missing or damaged.
@@ -174,14 +244,16 @@ def open_text_encoder(device=None, folder=None):
     return checkpoints.load("text-pixel", TextPixel(), device, folder).text_encoder.requires_grad_(False)
 
 
-def open_stable_diffusion(condition=None, device=None, folder=None):
+def open_stable_diffusion(
+    condition: str | None = None, device: torch.device | None = None, folder: str | Path | None = None
+) -> StableDiffusion:
     """Return the system with the shipped weights, on the device.
 
     condition: None for text alone, or one of CONDITIONS, whose U-Net then takes the place of the first. folder: where
-    to look first. Raises CheckpointError when a checkpoint is missing or damaged, or does not fit the U-Net. Built in
-    notebook 06.
+    to look first. Raises InputError for another condition, CheckpointError when a checkpoint is missing or damaged, or
+    does not fit the U-Net. Built in notebook 06.
     """
-    unet = CONDITIONS[condition]() if condition else make_unet()
+    unet = CONDITIONS[one_of("condition", condition, CONDITIONS)]() if condition else make_unet()
     name = condition or "stable-diffusion"
     unet = checkpoints.load(name, unet, device, folder)
     place = checkpoints.parent_folder(name, "vae", folder)
@@ -190,8 +262,12 @@ def open_stable_diffusion(condition=None, device=None, folder=None):
     return StableDiffusion(text_encoder, unet, vae, checkpoints.scaling_factor(place))
 
 
-def open_stages(device=None, folder=None, adapt=None):
-    """Return the stages of the system with the shipped weights; adapt(unet): puts a LoRA into its U-Net."""
+def open_stages(
+    device: torch.device | None = None,
+    folder: str | Path | None = None,
+    adapt: Callable[[nn.Module], None] | None = None,
+) -> tuple[Stage, ...]:
+    """The stages of the system with the shipped weights; adapt(unet): puts a LoRA into its U-Net."""
     system = open_stable_diffusion(device=device, folder=folder)
     if adapt is not None:
         adapt(system.unet)

@@ -1,5 +1,6 @@
 """text-pixel: a prompt becomes a 32x32 picture with nothing but a text encoder and a U-Net in pixel space."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -7,11 +8,13 @@ from torch import nn
 
 from course_utils import checkpoints
 from course_utils.data import tokenizer_file
+from course_utils.errors import GUIDANCE, number, prompt_list
 from course_utils.generator.guidance import guided
-from course_utils.generator.samplers import ddim, dpmpp_2m
+from course_utils.generator.objectives import Model
+from course_utils.generator.samplers import State, check_noise, ddim, dpmpp_2m
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.unet import Patched, UNet
-from course_utils.systems.stage import Stage
+from course_utils.systems.stage import Stage, spread
 from course_utils.text_encoder.clip import CLIPTextModel
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, VOCAB_SIZE, encode, open_tokenizer
 
@@ -20,8 +23,8 @@ PREDICTION = "x0"  # what a small network learns fastest, see notebook 02
 SCHEDULE = make_schedule("cosine")
 
 
-def tokenize(texts: list[str]):
-    """Return token numbers (B, L) and their mask (B, L) by the course's own tokenizer."""
+def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token numbers (B, L) and their mask (B, L) by the course's own tokenizer."""
     return encode(open_tokenizer(tokenizer_file()), texts)
 
 
@@ -61,9 +64,9 @@ class TextPixel(nn.Module):
         )
         self.unet = PooledTextUNet(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
-    def encode_prompt(self, prompts: list[str]):
-        """Return the context (B, L, 128) and its mask (B, L) of some prompts."""
-        ids, mask = (x.to(self.device) for x in tokenize(prompts))
+    def encode_prompt(self, prompts: str | Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The context (B, L, 128) and its mask (B, L) of one prompt or of B; InputError for what is no text."""
+        ids, mask = (x.to(self.device) for x in tokenize(prompt_list(prompts)))
         return self.text_encoder(ids), mask
 
     @property
@@ -80,23 +83,50 @@ class TextPixel(nn.Module):
         vectors = self.text_encoder.pooled(ids, context), self.text_encoder.pooled(translation, other)
         return self.unet(xt, t, context=context, context_mask=context_mask), *vectors
 
-    def conditioned_model(self, prompts, guidance, negative=None):
-        """Return the model (xt, t) -> prediction that follows the prompts.
+    def conditioned_model(
+        self, prompts: str | Sequence[str], guidance: float, negative: str | Sequence[str] | None = None
+    ) -> Model:
+        """The model (xt, t) -> prediction that follows B prompts.
 
-        guidance: 1 is off; negative: a prompt to move away from (None: no text). Built in notebook 04.
+        guidance: 0 to 20, 1 is off; negative: a prompt to move away from, or B (None or "": no text). Raises InputError
+        for what is out of range. Built in notebook 04.
         """
-        context, mask = self.encode_prompt(prompts)
-        away = self.encode_prompt([negative] * len(prompts)) if negative else (None, None)
-        return guided(self.unet, context, mask, guidance, *away)
+        (context, mask), guidance = self.encode_prompt(prompts), number("guidance", guidance, GUIDANCE)
+        if not negative:
+            return guided(self.unet, context, mask, guidance)
+        texts = prompt_list(negative, len(context), "negative prompt")
+        away, away_mask = self.encode_prompt(texts)
+        away_mask[[i for i, text in enumerate(texts) if not text], 1:] = False  # no text: the start mark alone
+        return guided(self.unet, context, mask, guidance, away, away_mask)
 
     @torch.inference_mode()
-    def sample(self, xT, prompts, steps=50, guidance=1.5, negative=None, sampler=ddim, **options):
-        """Draw one picture for each prompt from the noise xT (B, 3, 32, 32); yields the sampler's States."""
+    def sample(
+        self,
+        xT: torch.Tensor,
+        prompts: str | Sequence[str],
+        steps: int = 50,
+        guidance: float = 1.5,
+        negative: str | Sequence[str] | None = None,
+        sampler: Callable = ddim,
+        **options,
+    ) -> Iterator[State]:
+        """From noise xT (B, 3, 32, 32) to B pictures; yields the sampler's States.
+
+        prompts: B, or one for all; B prompts with the noise of one begin alike. Raises InputError for what is out of
+        range, or where prompts and noises differ in number.
+        """
+        prompts = prompt_list(prompts)
+        count = max(len(prompts), len(check_noise(xT)))
+        xT, prompts = spread("noises", xT.to(self.device), count), prompt_list(prompts, count)
         model = self.conditioned_model(prompts, guidance, negative)
         yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)
 
 
-def open_stages(device: torch.device | None = None, folder: str | Path | None = None, adapt=None) -> tuple[Stage, ...]:
+def open_stages(
+    device: torch.device | None = None,
+    folder: str | Path | None = None,
+    adapt: Callable[[nn.Module], None] | None = None,
+) -> tuple[Stage, ...]:
     """The system's one stage, with its checkpoint: a U-Net that follows the prompt, and DPM-Solver++."""
     network = checkpoints.load("text-pixel", TextPixel(), device, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,7 +26,11 @@ def make_unet() -> Patched:
     return Patched(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
 
-def open_stages(device: torch.device | None = None, folder: str | Path | None = None, adapt=None) -> tuple[Stage, ...]:
+def open_stages(
+    device: torch.device | None = None,
+    folder: str | Path | None = None,
+    adapt: Callable[[torch.nn.Module], None] | None = None,
+) -> tuple[Stage, ...]:
     """The system's one stage, with its checkpoint."""
     unet = checkpoints.load("noise-predictor", make_unet(), device, folder)
 

@@ -41,7 +41,7 @@ class CLIPTextModel(nn.Module):
         """Token numbers (B, L) -> context (B, L, D)."""
         return self.final_layer_norm(self.encoder(self.embeddings(ids)))
 
-    def pooled(self, ids, context):
+    def pooled(self, ids: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """The vector at the first end mark, which has seen the whole text: (B, D)."""
         end = (ids == self.eos_id).int().argmax(dim=-1)
         return context[torch.arange(len(ids), device=ids.device), end]

@@ -74,7 +74,7 @@ from dataclasses import dataclass
 import numpy as np
 from course_utils.checks.core import check, hint  # hint("01-closed-form", 1) in the exercises
 from course_utils.datasets.compose import Composer
-from course_utils.errors import DataError
+from course_utils.errors import DataError, integer, one_of
 from course_utils.figures.plotting import AXIS, DATA, MODEL, NOISE
 from course_utils.figures.widgets import explore
 
@@ -273,19 +273,18 @@ plt.show()
 #
 # </details>
 #
-# We keep the three tables in one small class. `at` picks the two roots for a batch: every picture has its own step.
+# We keep both tables in one small class. `at` picks the two roots for a batch: every picture has its own step.
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/schedules.py
 @dataclass(frozen=True)
 class Schedule:
-    beta: torch.Tensor                                                   # all three: (T,) float64
-    alpha: torch.Tensor
+    beta: torch.Tensor                                                   # both: (T,) float64
     alpha_bar: torch.Tensor
 
     @classmethod
     def from_beta(cls, beta):
-        return cls(beta, 1 - beta, torch.cumprod(1 - beta, dim=0))
+        return cls(beta, torch.cumprod(1 - beta, dim=0))
 
     @property
     def num_steps(self) -> int:
@@ -393,7 +392,8 @@ plt.show()
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/schedules.py
 def scaled_linear_beta(num_steps=1000, start=0.00085, end=0.012):
-    return torch.linspace(start**0.5, end**0.5, num_steps, dtype=torch.float64) ** 2
+    scale = 1000 / num_steps
+    return torch.linspace((scale * start) ** 0.5, (scale * end) ** 0.5, num_steps, dtype=torch.float64) ** 2
 
 
 def cosine_beta(num_steps=1000, s=0.008, max_beta=0.999):
@@ -704,11 +704,8 @@ BETAS = {"linear": linear_beta, "cosine": cosine_beta, "scaled_linear": scaled_l
 
 
 def make_schedule(name="linear", num_steps=1000, zero_snr=False):
-    if name not in BETAS:
-        raise ValueError(f"unknown schedule {name!r}: choose one of {', '.join(BETAS)}")
-    if not isinstance(num_steps, int) or num_steps < 25:
-        raise ValueError(f"a schedule needs a whole number of steps, at least 25, not {num_steps!r}")
-    beta = BETAS[name](num_steps)
+    num_steps = integer("num_steps", num_steps, (25, 100_000))
+    beta = BETAS[one_of("schedule", name, BETAS)](num_steps)
     return Schedule.from_beta(zero_terminal_snr(beta) if zero_snr else beta)
 
 # %% slideshow={"slide_type": "-"}

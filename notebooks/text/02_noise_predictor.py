@@ -82,8 +82,9 @@ from torch import nn
 from collections.abc import Iterator
 from course_utils.checks.core import check, hint
 from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
+from course_utils.errors import InputError, one_of
 from course_utils.generator.objectives import diffusion_loss, to_eps, to_x0
-from course_utils.generator.samplers import State, alpha_bar_at, ddpm, noise_like, step_pairs, timesteps
+from course_utils.generator.samplers import State, alpha_bar_at, check_noise, ddpm, noise_like, step_pairs, timesteps
 from course_utils.generator.schedules import Schedule, add_noise, make_schedule
 from course_utils.generator.unet import UNet
 
@@ -312,7 +313,7 @@ def target(prediction, x0, eps, t, schedule):
         return x0
     if prediction == "v":
         return velocity(x0, eps, t, schedule)
-    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
 
 PREDICTIONS = ("eps", "x0", "v")
 
@@ -324,12 +325,14 @@ PREDICTIONS = ("eps", "x0", "v")
 def to_x0(pred, xt, t, schedule, prediction="eps"):
     signal, noise = schedule.at(t, xt)
     if prediction == "eps":
+        if (signal == 0).any():
+            raise InputError("noise alone says nothing of a picture: predict x0 or v, or begin before the last step")
         return (xt - noise * pred) / signal
     if prediction == "x0":
         return pred
     if prediction == "v":
         return signal * xt - noise * pred
-    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
 
 def to_eps(pred, xt, t, schedule, prediction="eps"):
     signal, noise = schedule.at(t, xt)
@@ -339,7 +342,7 @@ def to_eps(pred, xt, t, schedule, prediction="eps"):
         return (xt - signal * pred) / noise
     if prediction == "v":
         return signal * pred + noise * xt
-    raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -516,13 +519,12 @@ plt.show()
 # %%
 # @save course_utils/layers.py
 class ResnetBlock2D(nn.Module):
-    def __init__(self, in_channels, out_channels, time_dim=None, groups=32, eps=1e-5, dropout=0.0):
+    def __init__(self, in_channels, out_channels, time_dim=None, groups=32, eps=1e-5):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_dim, out_channels) if time_dim else None
         self.norm2 = nn.GroupNorm(groups, out_channels, eps=eps)
-        self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
@@ -530,7 +532,7 @@ class ResnetBlock2D(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))  # (B, C_out, H, W)
         if self.time_emb_proj is not None:
             h = h + self.time_emb_proj(F.silu(temb))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv2(F.silu(self.norm2(h)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 # %%
@@ -795,11 +797,11 @@ plt.show()
 @torch.no_grad()
 def ddpm(
     model, xT, schedule, steps=None, prediction="eps", generator=None, clip=True, spacing="leading",
-    variance="fixed_small",
+    variance="fixed_small", after_step=None,
 ) -> Iterator[State]:  # fmt: skip
-    if variance not in ("fixed_small", "fixed_large"):
-        raise ValueError(f"unknown variance {variance!r}: choose fixed_small or fixed_large")
-    xt, table = xT, timesteps(steps or schedule.num_steps, schedule.num_steps, spacing)
+    one_of("variance", variance, ("fixed_small", "fixed_large"))
+    xt = check_noise(xT)
+    table = timesteps(schedule.num_steps if steps is None else steps, schedule.num_steps, spacing)
     for step, (t, t_next) in enumerate(step_pairs(table), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         alpha = alpha_bar / alpha_bar_next  # one alpha, or the product of those that a stride skips
@@ -814,11 +816,11 @@ def ddpm(
             small = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha)
             sigma = (small if variance == "fixed_small" else 1 - alpha) ** 0.5
             mean = mean + sigma * noise_like(xt, generator)
-        xt = mean
+        xt = after_step(mean, t_next) if after_step else mean
         yield State(step, t, xt, x0)
 
 # %% [markdown]
-# `steps=50` visits every twentieth of the 1000 steps; `timesteps` and `pairs` make that list. **Check** against `diffusers`: same network,
+# `steps=50` visits every twentieth of the 1000 steps; `timesteps` and `step_pairs` make that list; `after_step` lets others put in their word (notebook 06). **Check** against `diffusers`: same network,
 # same noise, ten steps, every state compared.
 
 # %%

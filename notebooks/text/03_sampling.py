@@ -81,7 +81,9 @@ from dataclasses import dataclass
 
 from course_utils.checks.core import check, hint
 from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
+from course_utils.errors import InputError, integer, number, one_of
 from course_utils.generator.objectives import target, to_eps, to_x0
+from course_utils.generator.samplers import check_noise, check_table
 from course_utils.generator.schedules import add_noise, make_schedule
 from course_utils.figures.plotting import AXIS, DATA, LATENT, MODEL, NOISE, REFERENCE
 from course_utils.figures.widgets import explore
@@ -256,10 +258,10 @@ def noise_like(x, generator):
 @torch.no_grad()
 def ddim(
     model, xT, schedule, steps=50, prediction="eps", generator=None, clip=True, spacing="leading", eta=0.0,
+    after_step=None,
 ) -> Iterator[State]:  # fmt: skip
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be between 0 and 1, not {eta!r}")
-    xt, table = xT, timesteps(steps, schedule.num_steps, spacing)
+    eta, xt = number("eta", eta, (0, 1)), check_noise(xT)
+    table = timesteps(steps, schedule.num_steps, spacing)
     for step, (t, t_next) in enumerate(step_pairs(table), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         ts = torch.full((len(xt),), t, device=xt.device)
@@ -272,10 +274,11 @@ def ddim(
         xt = alpha_bar_next**0.5 * x0 + (1 - alpha_bar_next - sigma**2) ** 0.5 * eps
         if eta > 0:
             xt = xt + sigma * noise_like(xt, generator)
+        xt = after_step(xt, t_next) if after_step else xt
         yield State(step, t, xt, x0)
 
 # %% [markdown]
-# `spacing` chooses the visited steps; section 5 writes that function. **Check**: against DDPM, and against `diffusers`.
+# `spacing` chooses the visited steps; section 5 writes that function. `after_step` may change the state once a step is taken (notebook 06). **Check**: against DDPM, and against `diffusers`.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -401,10 +404,11 @@ print("Euler on the straight line ends where DDIM does, to 1e-8:", bool((flow_eu
 # @save course_utils/generator/objectives.py
 def min_snr_weight(t, schedule, prediction="eps", gamma=5.0):
     snr = schedule.snr.to(torch.float32).to(t.device)[t]
-    divisor = {"eps": snr, "x0": torch.ones_like(snr), "v": snr + 1}
-    if prediction not in divisor:
-        raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
-    return snr.clamp(max=gamma) / divisor[prediction]
+    least = snr.clamp(max=gamma)
+    weights = {"eps": (gamma / snr).clamp(max=1), "x0": least, "v": least / (snr + 1)}
+    if prediction not in weights:
+        raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+    return weights[prediction]
 
 PREDICTIONS = ("eps", "x0", "v")
 
@@ -453,9 +457,11 @@ for name, weight in (("plain eps loss, SNR", snr), ("min-SNR", min_snr_weight(t,
 @torch.no_grad()
 def dpmpp_2m(
     model, xT, schedule, steps=20, prediction="eps", generator=None, clip=True, spacing="trailing",
+    after_step=None,
 ) -> Iterator[State]:  # fmt: skip
-    xt, x0_before, h_before = xT, None, None
-    for step, (t, t_next) in enumerate(step_pairs(solver_timesteps(steps, schedule.num_steps, spacing)), start=1):
+    xt, x0_before, h_before = check_noise(xT), None, None
+    table = solver_timesteps(steps, schedule.num_steps, spacing)
+    for step, (t, t_next) in enumerate(step_pairs(table), start=1):
         alpha_bar, alpha_bar_next = alpha_bar_at(schedule, t), alpha_bar_at(schedule, t_next)
         ts = torch.full((len(xt),), t, device=xt.device)
         x0 = to_x0(model(xt, ts), xt, ts, schedule, prediction)
@@ -468,6 +474,7 @@ def dpmpp_2m(
             x0_before, h_before = x0, h
         shrink = ((1 - alpha_bar_next) / (1 - alpha_bar)) ** 0.5
         xt = shrink * xt + (alpha_bar_next**0.5 - shrink * alpha_bar**0.5) * ahead
+        xt = after_step(xt, t_next) if after_step else xt
         yield State(step, t, xt, x0)
 
 # %% [markdown]
@@ -560,26 +567,27 @@ SPACINGS = ("leading", "trailing", "linspace")
 
 
 def timesteps(steps, num_train_steps=1000, spacing="leading", offset=0):
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= num_train_steps:
-        raise ValueError(f"steps must be a whole number from 1 to {num_train_steps}, not {steps!r}")
-    if torch.is_tensor(spacing):
-        return spacing
-    if spacing == "leading":
-        table = torch.arange(steps) * (num_train_steps // steps) + offset
+    steps, last = integer("steps", steps, (1, num_train_steps)), num_train_steps - 1
+    if not isinstance(spacing, str):
+        return check_table(spacing, num_train_steps)
+    k = torch.arange(steps, dtype=torch.float64)  # products are exact, so that halves are
+    if one_of("spacing", spacing, SPACINGS) == "leading":
+        stride = num_train_steps // steps
+        whole = num_train_steps - steps * stride < stride
+        table = k * stride if whole else (k * num_train_steps / steps).floor()
+        table += min(integer("offset", offset, (0, last)), last - int(table[-1]))
     elif spacing == "trailing":
-        table = torch.arange(num_train_steps, 0, -num_train_steps / steps, dtype=torch.float64).round().flip(0) - 1
-    elif spacing == "linspace":
-        table = torch.linspace(0, num_train_steps - 1, steps, dtype=torch.float64).round()
+        table = ((k + 1) * num_train_steps / steps).round() - 1
     else:
-        raise ValueError(f"unknown spacing {spacing!r}: choose one of {', '.join(SPACINGS)}")
+        table = (last - k * last / max(1, steps - 1)).round().flip(0)
     return table.long().flip(0)
 
 
-def solver_timesteps(steps, num_train_steps=1000, spacing="trailing"):
-    table = timesteps(steps, num_train_steps, spacing)
-    if torch.is_tensor(spacing) or spacing == "trailing" or steps == num_train_steps:  # ends before 0, or has no more
+def solver_timesteps(steps, num_train_steps=1000, spacing="trailing", offset=0):
+    table = timesteps(steps, num_train_steps, spacing, offset)
+    if not isinstance(spacing, str) or spacing == "trailing" or len(table) == num_train_steps:  # no visit to leave out
         return table
-    return timesteps(steps + 1, num_train_steps, spacing)[:-1]
+    return timesteps(len(table) + 1, num_train_steps, spacing, offset)[:-1]
 
 # %% [markdown]
 # **Predict.** With *leading* and five steps, how much of a picture does the network expect in the noise we hand it?
@@ -824,8 +832,8 @@ def invert(
 ) -> Iterator[State]:  # fmt: skip
     table = [t for t in timesteps(steps, schedule.num_steps, spacing).flip(0).tolist() if t > start or t == start == 0]
     if not table:
-        raise ValueError(f"no step is left between start = {start} and the noise: use more steps or an earlier start")
-    xt, t = x0, start
+        raise InputError(f"no step is left between start = {start} and the noise: use more steps or an earlier start")
+    xt, t = check_noise(x0), start
     for step, t_next in enumerate(table, start=1):
         alpha_bar_next = alpha_bar_at(schedule, t_next)
         now, then = (torch.full((len(xt),), i, device=xt.device) for i in (t, t_next))

@@ -84,9 +84,11 @@ from course_utils.figures.attention_maps import paint, record_attention, word_ma
 from course_utils.checks.core import check, hint
 from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, WORDS_ZH, Composer, caption
 from course_utils.data import FIRST_STYLES, load_emoji, to_tensor, tokenizer_file
-from course_utils.generator.samplers import ddim, dpmpp_2m, sample
+from course_utils.errors import GUIDANCE, InputError, number, prompt_list
+from course_utils.generator.samplers import check_noise, ddim, dpmpp_2m, sample
 from course_utils.generator.schedules import add_noise, make_schedule
 from course_utils.layers import Attention, sinusoidal_embedding
+from course_utils.systems.stage import spread
 from course_utils.text_encoder.tokenizer import encode, open_tokenizer
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -278,7 +280,7 @@ from course_utils.text_encoder.tokenizer import END, MAX_TOKENS, PAD, PAD_ID, ST
 # @save course_utils/text_encoder/tokenizer.py
 def train_tokenizer(captions: Iterable[str], vocab_size: int = VOCAB_SIZE, max_tokens: int = MAX_TOKENS) -> Tokenizer:
     if vocab_size < 259:
-        raise ValueError(f"vocab_size must be at least 259 (256 bytes and three marks), not {vocab_size}")
+        raise InputError(f"vocab_size must be at least 259 (256 bytes and three marks), not {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])  # "，" becomes ","
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -306,7 +308,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = VOCAB_SIZE, max_t
 # %%
 # @save course_utils/text_encoder/tokenizer.py
 def encode(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    encodings = tokenizer.encode_batch(list(texts))
+    encodings = tokenizer.encode_batch(prompt_list(texts))
     ids = torch.tensor([e.ids for e in encodings], dtype=torch.long)
     mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool)
     return ids, mask
@@ -815,8 +817,8 @@ class TextPixel(nn.Module):
         )  # fmt: skip
         self.unet = PooledTextUNet(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
-    def encode_prompt(self, prompts: list[str]):
-        ids, mask = (x.to(self.device) for x in tokenize(prompts))
+    def encode_prompt(self, prompts):
+        ids, mask = (x.to(self.device) for x in tokenize(prompt_list(prompts)))
         return self.text_encoder(ids), mask
 
     @property
@@ -829,12 +831,19 @@ class TextPixel(nn.Module):
         return self.unet(xt, t, context=context, context_mask=context_mask), *vectors
 
     def conditioned_model(self, prompts, guidance, negative=None):
-        context, mask = self.encode_prompt(prompts)
-        away = self.encode_prompt([negative] * len(prompts)) if negative else (None, None)
-        return guided(self.unet, context, mask, guidance, *away)
+        (context, mask), guidance = self.encode_prompt(prompts), number("guidance", guidance, GUIDANCE)
+        if not negative:
+            return guided(self.unet, context, mask, guidance)
+        texts = prompt_list(negative, len(context), "negative prompt")
+        away, away_mask = self.encode_prompt(texts)
+        away_mask[[i for i, text in enumerate(texts) if not text], 1:] = False  # no text: the start mark alone
+        return guided(self.unet, context, mask, guidance, away, away_mask)
 
     @torch.inference_mode()
     def sample(self, xT, prompts, steps=50, guidance=1.5, negative=None, sampler=ddim, **options):
+        prompts = prompt_list(prompts)
+        count = max(len(prompts), len(check_noise(xT)))  # one prompt for all noises, or one noise for all prompts
+        xT, prompts = spread("noises", xT.to(self.device), count), prompt_list(prompts, count)
         model = self.conditioned_model(prompts, guidance, negative)
         yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)
 
@@ -879,7 +888,7 @@ def sample_timesteps(n, num_steps, power=1.0, generator=None):
 # $$L=\mathbb{E}\,\lVert y_\theta(x_t,t,c)-x_0\rVert^2+\lambda\,L_{\text{translation}},\qquad\lambda=0.02$$
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.generator.objectives import diffusion_loss
+from course_utils.generator.objectives import target
 from course_utils.recipes.text_pixel import P_DROP, TIMESTEP_POWER, TRANSLATION, emoji
 
 # %% slideshow={"slide_type": "-"}
@@ -891,17 +900,14 @@ def translation_loss(first, second, temperature=0.07):
 
 
 def loss(model, batch, generator):
-    ids, vectors = batch["ids"], []
+    x0, ids = batch["x0"], batch["ids"]
     mask = drop_caption(ids != PAD_ID, P_DROP, generator)
-
-    def answer(xt, t):
-        pred, *both = model(xt, t, ids, mask, batch["translation"])
-        vectors.extend(both)
-        return pred
-
-    t = sample_timesteps(len(ids), SCHEDULE.num_steps, TIMESTEP_POWER, generator)
-    error = diffusion_loss(answer, batch["x0"], SCHEDULE, PREDICTION, generator, t=t)
-    return error + TRANSLATION * translation_loss(*vectors)
+    t = sample_timesteps(len(x0), SCHEDULE.num_steps, TIMESTEP_POWER, generator).to(x0.device)
+    eps = torch.randn(x0.shape, generator=generator).to(x0)
+    xt = add_noise(x0, eps, t, SCHEDULE)
+    pred, text, translation = model(xt, t, ids, mask, batch["translation"])
+    error = F.mse_loss(pred.float(), target(PREDICTION, x0, eps, t, SCHEDULE))
+    return error + TRANSLATION * translation_loss(text, translation)
 
 # %% [markdown]
 # The checkpoint learned more concepts, and for longer. Less than a minute is enough for eight, in seven colours, two languages and 16×16 pixels: same
@@ -1143,10 +1149,10 @@ plt.show()
 # English or Chinese, any scale, any noise. Try a word the model cannot know. Try the same seed in both languages.
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.errors import prompt_text
+from course_utils.systems.reading import read_prompt
 
 def draw_box(prompt, system, steps, guidance, seed):
-    prompt_text(prompt)
+    prompt = read_prompt("text-pixel", prompt)               # names the words it was never shown
     x = draw_prompts([prompt] * 6, gaussian(6, seed), steps, guidance)
     return plotting.show_pictures(x, columns=6, title=f"{prompt} (guidance {guidance:g}, seed {seed})")
 

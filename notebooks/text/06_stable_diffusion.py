@@ -95,7 +95,7 @@ from course_utils.checks.core import check, hint
 from course_utils.datasets.compose import Composer
 from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.generator.guidance import guided
-from course_utils.generator.samplers import ddim, dpmpp_2m
+from course_utils.generator.samplers import ddim, dpmpp_2m, sample
 from course_utils.generator.schedules import add_noise, make_schedule
 
 SCALE = checkpoints.scaling_factor()                                                     # of the VAE, in its card
@@ -123,12 +123,11 @@ def ideal(xt, t):                                                               
 def dots_with(always, steps, known=0.5):
     g = torch.Generator().manual_seed(0)
     xT, eps = torch.randn(300, 2, generator=g), torch.randn(300, generator=g)
-    for state in ddim(ideal, xT, cosine, steps=steps, prediction="x0", clip=False, spacing="trailing"):
-        t = 999 - 1000 // steps * state.step                                             # where the state now stands
+    def put_back(xt, t):                                                                 # t: where xt now stands, -1: clean
         a = float(cosine.alpha_bar[t]) if t >= 0 else 1.0
-        if always or t < 0:
-            state.xt[:, 0] = a**0.5 * known + (1 - a) ** 0.5 * eps                       # the next step starts from here
-    return state.xt
+        x = a**0.5 * known + (1 - a) ** 0.5 * eps if always or t < 0 else xt[:, 0]
+        return torch.stack([x, xt[:, 1]], dim=1)                                         # the next step starts from here
+    return sample(ddim, ideal, xT, cosine, steps=steps, prediction="x0", clip=False, spacing="trailing", after_step=put_back)
 
 # %% slideshow={"slide_type": "-"}
 clouds = {"at the end": dots_with(False, 100), "at each of 10 steps": dots_with(True, 10), "at each of 100 steps": dots_with(True, 100)}
@@ -779,10 +778,10 @@ def shrink_mask(mask, size):
 def blend_known(zt, known, eps, mask, t, schedule):
     if t >= 0:
         known = add_noise(known, eps, torch.full((len(zt),), t, device=zt.device), schedule)
-    return zt.copy_(mask * zt + (1 - mask) * known)
+    return mask * zt + (1 - mask) * known
 
 # %% [markdown]
-# `blend_known` writes into the sampler's state, and the next step starts from there: notebook 03's samplers yield every state for such guests. The library's `inpaint` counts the channels of the U-Net and takes
+# Notebook 03's samplers take such a guest as `after_step`: the next step starts from what it returns. The library's `inpaint` counts the channels of the U-Net and takes
 # the way that fits.
 
 # %%

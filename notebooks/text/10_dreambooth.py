@@ -142,6 +142,7 @@ import numpy as np
 from course_utils import checkpoints
 from course_utils.checks.core import check, hint
 from course_utils.data import load_emoji
+from course_utils.errors import InputError
 from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.generator.objectives import diffusion_loss, sample_timesteps
@@ -421,7 +422,7 @@ class Examples:
 
     def __post_init__(self):
         if len(self.z) != len(self.context) or not len(self.z):
-            raise ValueError(f"give every latent its context: there are {len(self.z)} and {len(self.context)}")
+            raise InputError(f"give every latent its context: there are {len(self.z)} and {len(self.context)}")
 
     def __len__(self) -> int:
         return len(self.z)
@@ -444,7 +445,7 @@ def dreambooth_loss(
     network, pairs, schedule, prediction="eps", generator=None, prior_weight=1.0, timestep_power=1.0
 ):
     if len(pairs) % 2 or not prior_weight >= 0:
-        raise ValueError(f"DreamBooth wants two halves and a weight of at least 0, not {len(pairs)} examples and "
+        raise InputError(f"DreamBooth wants two halves and a weight of at least 0, not {len(pairs)} examples and "
                          f"{prior_weight!r}")  # fmt: skip
     half = torch.ones(len(pairs) // 2, device=pairs.z.device)
     weight = 2 * torch.cat([half, prior_weight * half])  # the mean over 2n halves each mean over n

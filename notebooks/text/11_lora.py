@@ -93,6 +93,7 @@ from torch import nn
 from course_utils import checkpoints
 from course_utils.checks.core import check, hint
 from course_utils.data import to_tensor
+from course_utils.errors import InputError
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.fidelity import similarity
 from course_utils.recipes import xp7
@@ -263,7 +264,7 @@ class LoRALayer(nn.Module):
     def __init__(self, base_layer, rank, alpha=None, generator=None):
         super().__init__()
         if rank < 1:
-            raise ValueError(f"the rank must be at least 1, not {rank!r}")
+            raise InputError(f"the rank must be at least 1, not {rank!r}")
         self.base_layer, self.merged = base_layer, False
         like = {"bias": False, "device": base_layer.weight.device, "dtype": base_layer.weight.dtype}
         self.lora_A, self.lora_B = self.make_branch(base_layer, rank, **like)
@@ -347,11 +348,11 @@ ALL_TARGETS = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "
 def inject(network, targets=ATTENTION, rank=4, alpha=None, generator=None):
     targets = (targets,) if isinstance(targets, str) else targets
     if lora_layers(network):
-        raise ValueError("this network has LoRA branches already: unload(network) takes them away")
+        raise InputError("this network has LoRA branches already: unload(network) takes them away")
     layers = {name: layer for name, layer in network.named_modules() if type(layer) in KINDS}
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
-            raise ValueError(f"no linear layer or convolution of this network is called {target!r}")
+            raise InputError(f"no linear layer or convolution of this network is called {target!r}")
     names = [name for name in layers if f".{name}".endswith(tuple(f".{target}" for target in targets))]
     network.requires_grad_(False)
     for name in names:
@@ -583,7 +584,7 @@ def set_adapter(network, state, alpha=None):
     for name, (A, B) in fitting.items():
         C_out, *rest = base_layer(network, name).weight.shape
         if (len(B), list(A.shape[1:]), B[0].numel()) != (C_out, rest, len(A)):
-            raise ValueError(f"this LoRA was made for another network: {name} has other shapes here")
+            raise InputError(f"this LoRA was made for another network: {name} has other shapes here")
     unload(unmerge(network)).requires_grad_(False)
     for name, (A, B) in fitting.items():
         base = network.get_submodule(name)
@@ -729,7 +730,7 @@ class Prefix(nn.Module):
         super().__init__()
         start = torch.randn(num_tokens, dim, generator=generator) if start is None else start
         if start.shape != (num_tokens, dim):
-            raise ValueError(f"start must be {num_tokens} vectors of {dim} numbers, not {tuple(start.shape)}")
+            raise InputError(f"start must be {num_tokens} vectors of {dim} numbers, not {tuple(start.shape)}")
         self.tokens = nn.Parameter(start.detach().clone())
 
     def forward(self, context):
