@@ -820,7 +820,7 @@ def ddpm(
         yield State(step, t, xt, x0)
 
 # %% [markdown]
-# `steps=50` visits every twentieth of the 1000 steps; `timesteps` and `step_pairs` make that list; `after_step` lets others put in their word (notebook 06). **Check** against `diffusers`: same network,
+# `steps=50` visits every twentieth of the 1000 steps; `timesteps` and `step_pairs` make that list. **Check** against `diffusers`: same network,
 # same noise, ten steps, every state compared.
 
 # %%
