@@ -432,6 +432,11 @@ def setting(part, name="config.json", **values):
     return lambda folder: edit(folder / part / name, lambda config: config.update(values))
 
 
+def to_pointer(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
+
+
 def no_vocabulary(folder):
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         (folder / "tokenizer" / name).unlink(missing_ok=True)
@@ -466,6 +471,7 @@ BROKEN = {
     "karras": (setting("scheduler", SCHEDULER, use_karras_sigmas=True), "asks for use_karras_sigmas = True"),
     "lu": (setting("scheduler", SCHEDULER, use_lu_lambdas=True), "asks for use_lu_lambdas = True"),
     "sigma_min": (setting("scheduler", SCHEDULER, final_sigmas_type="sigma_min"), "asks for final_sigmas_type"),
+    "not fetched": (to_pointer, "git-LFS pointer, not the weights: `git lfs pull`"),
     "stray": (stray_instead, "needs weights in one .safetensors file and holds none"),
 }
 
