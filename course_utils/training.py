@@ -40,6 +40,7 @@ class Recipe:
     time_share: float = 1.0  # of `course train --all`, relative to the others
     requires: tuple[str, ...] = ()  # names of the checkpoints it builds on: they are trained before it
     decay: float = 0.2  # the last part of the budget, in which the rate falls to zero
+    warmup: int = 0  # steps in which the rate rises from zero: at the full rate a contrastive loss can die at once
     measure: Callable[[torch.nn.Module], dict] | None = None  # what its card says of the trained network besides
     lora: bool = False  # only the branches of a frozen network learn, and only they are shipped
 
@@ -254,7 +255,8 @@ def train(
     seen_here = 0
     try:
         while (seconds := shared_clock(run.accelerator, time.monotonic() - began)) < budget:
-            lr = learning_rate(seconds / budget, recipe.lr, recipe.decay)
+            warm = min(1.0, (progress["step"] + 1) / max(1, recipe.warmup))
+            lr = warm * learning_rate(seconds / budget, recipe.lr, recipe.decay)
             seen_here += run.step(lr)
             progress["seconds"] = time.monotonic() - began
             speed = seen_here / (time.monotonic() - began_here)

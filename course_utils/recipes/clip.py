@@ -79,5 +79,6 @@ RECIPE = Recipe(
     batch_size=BATCH_SIZE,
     lr=1e-3,
     weight_decay=0.05,
+    warmup=100,
     time_share=3.0,
 )
