@@ -1,4 +1,4 @@
-"""The command `course`: doctor, list, train, draw, evaluate, export.
+"""The command `course`: doctor, list, train, draw, search, evaluate, export.
 
 Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
 can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from course_utils.app import commands, train
+from course_utils.app import commands, search, train
 from course_utils.app.generate import PROMPTED, SYSTEMS
 from course_utils.errors import CourseError, InputError, printable
 
@@ -52,6 +52,7 @@ def parser() -> Parser:
     evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
     export_options(add("export", help="write a system as a folder that diffusers opens"))
+    search.search_options(add("search", help="find the pictures that fit a prompt, by CLIP"))
     for command in (draw, evaluate):
         sampling_options(command)
     for command in (training, draw, evaluate):
@@ -108,9 +109,9 @@ def sampling_options(command: Parser) -> None:
 
 def not_understood(args: argparse.Namespace, left: list[str]) -> NoReturn:
     """Words or options that are left over: those of a prompt lack its quotes."""
-    if args.command == "draw" and args.prompt and not any(word.startswith("-") for word in left):
+    if args.command in ("draw", "search") and args.prompt and not any(word.startswith("-") for word in left):
         words = " ".join([args.prompt, *left])
-        raise InputError(f'a prompt of several words stands in quotes: course draw "{words}"')
+        raise InputError(f'a prompt of several words stands in quotes: course {args.command} "{words}"')
     parser().error(f"unrecognized arguments: {' '.join(left)}")
 
 
@@ -154,6 +155,7 @@ def run(argv: list[str] | None) -> int:
         "draw": commands.draw,
         "evaluate": commands.evaluate,
         "export": commands.export,
+        "search": search.search,
     }
     try:
         args, left = parser().parse_known_args(argv)

@@ -8,10 +8,10 @@ from transformers import CLIPConfig, CLIPModel
 
 from course_utils.data import load_splits
 from course_utils.errors import InputError
-from course_utils.evaluation.report_clip import concept_names, full_captions, held_out_examples, recall
+from course_utils.evaluation.report_clip import clip_score, concept_names, full_captions, held_out_examples, recall
 from course_utils.image_encoder.clip_vision import CLIPVisionModel, ResNetVisionModel
 from course_utils.recipes import clip as recipe
-from course_utils.systems.clip import CLIP, make_clip, make_vit_clip, tokenize
+from course_utils.systems.clip import CLIP, embed_images, embed_texts, make_clip, make_vit_clip, tokenize
 from course_utils.text_encoder.clip import CLIPTextModel
 from course_utils.text_encoder.contrastive import contrastive_loss, embed_in_chunks
 
@@ -208,3 +208,28 @@ def test_names_and_captions_of_the_judge():
     captions = full_captions(pictures, composer, "en")
     assert len(captions) == 20 and all(" style" in text for text in captions)
     assert tokenize(captions)[0].shape[0] == 20
+
+
+def test_the_clip_score_by_hand():
+    network = make_clip().eval()
+    x, prompts = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)), ["cat", "a red car", "狗"]
+    cosines = (embed_images(network, x) * embed_texts(network, prompts)).sum(dim=1)
+    score = clip_score(network, x, prompts)
+    assert (
+        score == pytest.approx(2.5 * cosines.clamp(min=0).mean().item(), abs=1e-6) and score.low <= score <= score.high
+    )
+    network.text_projection.weight.data.neg_()
+    assert clip_score(network, x, prompts) == pytest.approx(2.5 * (-cosines).clamp(min=0).mean().item(), abs=1e-6)
+    with pytest.raises(InputError, match="one prompt a picture"):
+        clip_score(network, x, prompts[:2])
+
+
+def test_pairs_are_drawn_frame_by_frame():
+    from course_utils.figures.pairs import plot_pairs
+
+    frame = tuple(
+        torch.nn.functional.normalize(torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0)), dim=2)
+    )
+    figure = plot_pairs({"pull": [frame, frame], "push": [frame, frame]}, ["start", "end"], "pairs")
+    assert len(figure.axes) == 4 and [ax.get_title(loc="center") for ax in figure.axes[:2]] == ["start", "end"]
+    assert all(len(ax.lines) == 1 + 5 for ax in figure.axes)  # the circle, and a line a pair

@@ -17,10 +17,11 @@ from course_utils.data import load_emoji, to_tensor
 from course_utils.datasets.compose import LANGUAGES, WORDS_ZH, Batch, Composer, caption
 from course_utils.datasets.nouns import subject_name
 from course_utils.errors import InputError
-from course_utils.evaluation.intervals import Share
+from course_utils.evaluation.intervals import Mean, Share
 from course_utils.evaluation.report import NAMES
 from course_utils.systems.clip import CLIP, SIZE, embed_images, embed_texts, open_clip
 
+SCORE_SCALE = 2.5  # spreads the cosines of OpenAI's CLIP over 0 to 1; kept, so that the formula is the paper's
 PAIRS = 400  # pictures among whose captions the right one is looked for
 
 
@@ -72,6 +73,19 @@ def color_accuracy(clip: CLIP, image_embed: torch.Tensor, pictures: Batch, compo
             texts = [caption(meta, other, None, language) for other in WORDS_ZH]
             hits.append(list(WORDS_ZH)[int((embed_texts(clip, texts) @ vector).argmax())] == color)
     return Share.of(np.array(hits))
+
+
+def clip_score(clip: CLIP, x: torch.Tensor, prompts: list[str]) -> Mean:
+    """Return how well pictures x (N, 3, H, W) in [-1, 1] fit their N prompts: the mean of 2.5 max(cosine, 0).
+
+    The score of Hessel et al. 2021, section 3, with our own CLIP: compare it within this course, never with a paper. A
+    model whose text encoder comes from this CLIP, or that is trained to please it, has a judge who is no stranger.
+    Raises InputError unless there is one prompt a picture. Built in notebook 07.
+    """
+    if x.ndim != 4 or len(x) != len(prompts) or not len(x):
+        raise InputError(f"a CLIP score needs one prompt a picture, not {len(prompts)} for x of shape {tuple(x.shape)}")
+    cosines = (embed_images(clip, x) * embed_texts(clip, list(prompts))).sum(dim=1)
+    return Mean.of(SCORE_SCALE * cosines.clamp(min=0))
 
 
 def evaluate_clip(n: int = 1000, folder: str | Path | None = None) -> dict[str, dict[str, Share]]:
