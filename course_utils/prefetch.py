@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from types import TracebackType
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -60,6 +61,17 @@ class _BySeed(Dataset):
             return error
 
 
+def _end_quietly(worker: int) -> None:
+    """In a worker: when training ends before its last batch is fetched, the broken connection is no news."""
+    show = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, (ConnectionError, EOFError)):
+            show(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 @contextmanager
 def _own_child_handler() -> Iterator[None]:
     """Undo PyTorch's handler of dead workers, which raises wherever the program stands: `take` finds them out too."""
@@ -106,6 +118,7 @@ class Batches:
             prefetch_factor=AHEAD,
             pin_memory=self.pin,
             multiprocessing_context=START_METHOD,
+            worker_init_fn=_end_quietly,
             generator=torch.Generator(),  # for the seed it draws, which no batch uses: the global one must not move
         )
         with _own_child_handler():
