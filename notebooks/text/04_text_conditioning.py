@@ -169,7 +169,7 @@ nets = {"a vector a sentence": (fit(16, by_sentence), by_sentence), "a vector a 
 #
 # <details><summary>Answer</summary>
 # The vector of a sentence that never came up is still random: anything may come. "Top" and "cross" have both been learned, in other
-# company, and their sum has a good chance to mean a cross at the top.
+# company: their sum may well mean a cross at the top.
 # </details>
 
 # %% slideshow={"slide_type": "subslide"}
@@ -195,7 +195,7 @@ plotting.plot_points([{plotting.REFERENCE: dots(*NEW, 300, torch.Generator()), p
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Blue is where the new cross belongs. Numbered sentences work for what was seen, and for nothing else. Words can be recombined, more or less. Language is
+# **What to see.** Blue is where the new cross belongs. Numbered sentences work only for what was seen. Words can be recombined, more or less. Language is
 # new combinations, so we cut texts into pieces. **Limit**: our sum does not know the order of words, and every dot gets the same sum.
 # Three ideas repair this.
 
@@ -215,7 +215,7 @@ plt.show()
 # $$\text{repeat}\quad (a,b)^\star=\arg\max_{(a,b)}\,n(a,b),\qquad ab\to\text{a new token}\qquad\text{until there are }V$$
 #
 # This is byte-pair encoding (Sennrich et al. 2016, algorithm 1). A Chinese character is three bytes in UTF-8; it is joined like any
-# other pair. We write it from scratch first. `split` cuts captions into words; the mark `Ġ` is a word's beginning.
+# other pair. From scratch first. `split` cuts captions into words; the mark `Ġ` is a word's beginning.
 
 # %% slideshow={"slide_type": "-"}
 import numpy as np
@@ -269,7 +269,7 @@ for row in range(0, 24, 6):
     print("   ".join(f"{readable(a)}+{readable(b)} ({n})" for (a, b), n in mine[row:row + 6]))
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# Ours is slow but complete. The library's function does the same in Rust; it adds normalisation (NFKC makes the full-width `，` a plain comma), three marks, cutting
+# Ours is slow but complete. The library does the same in Rust and adds normalisation (NFKC makes the full-width `，` a plain comma), three marks, cutting
 # and filling.
 
 # %%
@@ -353,7 +353,7 @@ ax.legend()
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Frequent words are whole, in both languages. A rare word falls into pieces, an emoji or an Arabic word into bytes.
+# **What to see.** Frequent words are whole. A rare word falls into pieces, an emoji or an Arabic word into bytes.
 # The mistake to avoid: a tokenizer trained on one language taxes all others. **Limit**: readable is not understood. Our model has no
 # idea what `🦋` means.
 
@@ -365,15 +365,14 @@ plt.show()
 # ## Idea 2 · A Transformer reads the sentence
 #
 # **Intuition.** A token's number says nothing about its neighbours. "Green" should know that it colours a fish. So each token gets a
-# vector, and attention (notebook 02) lets tokens collect what they need from one another.
+# vector, and attention (notebook 02) lets tokens collect what they need.
 #
 # **Notation.** $e_i$ vector of token $i$, $p_i$ vector of place $i$, $h$ (B, L, D), LN layer norm, $c$ the context.
 #
 # $$h=e+p,\qquad h\leftarrow h+\operatorname{attn}(\operatorname{LN}(h)),\qquad h\leftarrow h+\operatorname{MLP}(\operatorname{LN}(h)),\qquad c=\operatorname{LN}(h)$$
 #
 # The two middle steps are one layer, repeated. This is CLIP's text tower (Radford et al. 2021, section 2.4). Its attention is **causal**:
-# token $i$ sees only the tokens $0\dots i$. So the end mark is the only token that has seen all, and its vector stands for the whole
-# sentence (`pooled`).
+# token $i$ sees only the tokens $0\dots i$. So only the end mark has seen all: its vector stands for the whole sentence (`pooled`).
 
 # %%
 # @save course_utils/text_encoder/clip.py
@@ -387,8 +386,7 @@ class Embeddings(nn.Module):
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # (B, L, D)
 
 # %% [markdown]
-# Attention, and the small network that works on each token alone. `causal` is a switch: CLIP's picture tower (notebook 07) has the same
-# layers without the mask.
+# `causal` is a switch: CLIP's picture tower (notebook 07) has no mask.
 
 # %%
 # @save course_utils/layers.py
@@ -418,7 +416,7 @@ class MLP(nn.Module):
         return self.fc2(h * torch.sigmoid(1.702 * h))
 
 # %% [markdown]
-# A layer adds both to what it got, each after a layer norm; the encoder is a stack of layers.
+# A layer adds both to what it got; the encoder stacks layers.
 
 # %%
 # @save course_utils/layers.py
@@ -444,7 +442,7 @@ class Encoder(nn.Module):
         return x
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# All together: numbers in, one vector for each token out.
+# Together: numbers in, a vector for each token out.
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/text_encoder/clip.py
@@ -629,7 +627,7 @@ class PooledTextUNet(Patched):
 # tokens of a word (Prompt-to-Prompt, section 3; DAAM, section 2.2). Colour means: this place attends to this word, in comparison
 # with other places and steps.
 #
-# **Predict.** Which places attend to "beach", and at which steps do words count most?
+# **Predict.** Which places attend to "beach"? At which steps do words count most?
 #
 # <details><summary>Answer</summary>
 # Those around the subject. And the early steps: while the picture is noise, only the text tells what to draw.
