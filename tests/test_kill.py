@@ -50,7 +50,7 @@ def killed(work, longest):
 
 
 def files(folder):
-    "All that lies there under a final name: what is being written ends in .part or begins with .tmp, locks end in .lock."
+    "All that lies there under a final name; what is being written ends in .part or begins with .tmp, locks in .lock."
     found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".tmp"))
     return [p for p in found if not any(part.endswith((".part", ".lock")) for part in p.relative_to(folder).parts)]
 """
