@@ -6,9 +6,18 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from course_utils import checkpoints
 from course_utils.data import load_splits
 from course_utils.errors import InputError
-from course_utils.evaluation.report_clip import clip_score, concept_names, full_captions, held_out_examples, recall
+from course_utils.evaluation.report import from_card
+from course_utils.evaluation.report_clip import (
+    clip_score,
+    concept_names,
+    evaluate_clip,
+    full_captions,
+    held_out_examples,
+    recall,
+)
 from course_utils.image_encoder.clip_vision import CLIPVisionModel, ResNetVisionModel
 from course_utils.recipes import clip as recipe
 from course_utils.systems.clip import CLIP, embed_images, embed_texts, make_clip, make_vit_clip, tokenize
@@ -233,3 +242,14 @@ def test_pairs_are_drawn_frame_by_frame():
     figure = plot_pairs({"pull": [frame, frame], "push": [frame, frame]}, ["start", "end"], "pairs")
     assert len(figure.axes) == 4 and [ax.get_title(loc="center") for ax in figure.axes[:2]] == ["start", "end"]
     assert all(len(ax.lines) == 1 + 5 for ax in figure.axes)  # the circle, and a line a pair
+
+
+# ------------------------------------------------------------------ the shipped towers
+def test_the_card_tells_what_evaluation_finds():
+    """Measured again on the first 300 pictures; and a picture knows its own caption far better than chance."""
+    told = checkpoints.card("clip")["metrics"]
+    for row, found in evaluate_clip(n=300).items():
+        known = from_card(told[row])
+        for key in ("concept", "concept_top5", "color"):
+            assert found[key] == pytest.approx(known[key], abs=0.09), (row, key)
+        assert found["R@1"] > 20 / 300 and found["R@5"] > found["R@1"], row

@@ -118,11 +118,13 @@ def evaluate(args: argparse.Namespace) -> int:
         errors.integer("prompts", args.prompts, inputs.PROMPTS)
     from course_utils import checkpoints
     from course_utils.evaluation import report
+    from course_utils.evaluation.report_clip import evaluate_clip
     from course_utils.evaluation.report_xp7 import evaluate_subject
     from course_utils.systems.registry import SYSTEMS
 
     reading = [name for name, system in SYSTEMS.items() if "prompt" in system.inputs]
     alike = {
+        "clip": lambda: evaluate_clip(folder=args.folder),
         "evaluator": lambda: report.evaluate_evaluator(folder=args.folder),
         "vae": lambda: report.evaluate_vae(folder=args.folder),
         "xp7": lambda: evaluate_subject(args.folder, show_progress()),

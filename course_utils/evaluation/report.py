@@ -27,6 +27,8 @@ from course_utils.systems.registry import PROMPTED, SYSTEMS, open_system
 COLUMNS = {
     "concept": "concept",
     "concept_top5": "top 5",
+    "R@1": "R@1",
+    "R@5": "R@5",
     "style": "style",
     "color": "colour",
     "background": "background",
