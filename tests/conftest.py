@@ -27,14 +27,16 @@ os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else the kernel'
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """The global generators start anew for every test, so that none depends on those before it."""
+def afresh() -> None:
+    """The global generators start anew for every test, and no figure is left open: none depends on those before it."""
     import numpy as np
     import torch
 
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture
