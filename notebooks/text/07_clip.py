@@ -62,7 +62,7 @@ def nearest(prompt, count=8):
     cosines = gallery_embed @ embed_texts(clip, [prompt])[0]                             # (N,)
     return gallery[cosines.topk(count).indices]
 
-prompts = ("a red car", "an animal", "水果", "黄色的花")                                  # the last two: fruit, yellow flower
+prompts = ("a red apple", "a clock", "笑脸", "黄色的花")                                # the last two: smiling face, yellow flower
 plotting.show_rows({prompt: nearest(prompt) for prompt in prompts}, title="Type a prompt: the nearest pictures", scale=0.62)
 plt.show()
 
