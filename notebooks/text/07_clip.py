@@ -704,7 +704,7 @@ for s, curve in curves.items():
 # %%
 lines = {f"s = {s:.0f}": torch.tensor(curve) - curve[5] for s, curve in curves.items()}
 plotting.plot_lines(moves, lines, "captions moved towards the pictures (1: gap closed)", "loss, less that of no move", "Who would close the gap?")
-print("closing the gap lowers this CLIP's loss by", round(curves[scale][5] - curves[scale][15], 4), "of", round(curves[scale][5], 4))
+print(f"closing the gap changes this CLIP's loss by {curves[scale][15] - curves[scale][5]:+.4f}, from {curves[scale][5]:.4f}")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
