@@ -88,6 +88,12 @@ class Upsample2D(nn.Module):
         return self.conv(F.interpolate(x, size=size, scale_factor=scale, mode="nearest"))
 
 
+def resize(x, side) -> torch.Tensor:
+    """Return pictures (B, C, H, W) at side x side pixels, smoothed before they are shrunk."""
+    same = x.shape[-2:] == (side, side)
+    return x if same else F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+
+
 # ------------------------------------------------------------------ attention
 class Attention(nn.Module):
     """Multi-head attention; keys and values come from the context, or from x itself when there is none.

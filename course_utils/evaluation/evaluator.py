@@ -15,7 +15,7 @@ from torch import nn
 from course_utils import checkpoints
 from course_utils.data import FIRST_STYLES, load_emoji
 from course_utils.datasets.compose import BACKGROUNDS, WORDS_ZH
-from course_utils.layers import Downsample2D, ResnetBlock2D
+from course_utils.layers import Downsample2D, ResnetBlock2D, resize
 
 NUM_CONCEPTS = 1015  # of all the data; `class_names` has them by name
 SIDE = 64  # pixels a side at which pictures are judged, whatever their size
@@ -31,12 +31,6 @@ class EvaluatorOutput(NamedTuple):
     color: torch.Tensor  # (B, 11)
     background: torch.Tensor  # (B, 12)
     features: torch.Tensor  # (B, F)
-
-
-def resize(x, side) -> torch.Tensor:
-    """Return pictures (B, C, H, W) at side x side pixels, smoothed before they are shrunk."""
-    same = x.shape[-2:] == (side, side)
-    return x if same else F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
 
 
 class FeatureNorm(nn.Module):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from course_utils.data import load_emoji, to_tensor
@@ -66,13 +65,14 @@ def zero_shot(clip: CLIP, image_embed: torch.Tensor, concepts: list[str], langua
 
 def color_accuracy(clip: CLIP, image_embed: torch.Tensor, pictures: Batch, composer: Composer, language: str) -> Share:
     """Return how often the caption with the right colour word is nearer than the ten with others."""
-    hits = []
-    for vector, index, color in zip(image_embed, pictures.attributes["index"], pictures.attributes["color"]):
-        if color is not None:
-            meta = composer.emoji.meta[index] | {"style": None}
-            texts = [caption(meta, other, None, language) for other in WORDS_ZH]
-            hits.append(list(WORDS_ZH)[int((embed_texts(clip, texts) @ vector).argmax())] == color)
-    return Share.of(np.array(hits))
+    colors = list(WORDS_ZH)
+    asked = [row for row, color in enumerate(pictures.attributes["color"][: len(image_embed)]) if color is not None]
+    metas = [composer.emoji.meta[pictures.attributes["index"][row]] | {"style": None} for row in asked]
+    texts = [caption(meta, color, None, language) for meta in metas for color in colors]
+    text_embed = embed_texts(clip, texts).unflatten(0, (len(asked), len(colors)))  # (n, 11, D)
+    nearest = (text_embed @ image_embed[asked, :, None]).squeeze(-1).argmax(dim=1)  # (n,)
+    right = torch.tensor([colors.index(pictures.attributes["color"][row]) for row in asked])
+    return Share.of(nearest == right)
 
 
 def clip_score(clip: CLIP, x: torch.Tensor, prompts: list[str]) -> Mean:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from course_utils.data import load_emoji, to_tensor
 from course_utils.datasets.compose import Composer
-from course_utils.evaluation.evaluator import ATTRIBUTES, SIDE, STYLES, Evaluator, class_numbers, resize
+from course_utils.evaluation.evaluator import ATTRIBUTES, SIDE, STYLES, Evaluator, class_numbers
+from course_utils.layers import resize
 from course_utils.training import Recipe
 
 SIZES = (64, 64, 64, 64, 48, 32, 32, 24)  # pixels a side a picture is shrunk to: what generators draw, and a few more

@@ -18,6 +18,7 @@ from torch import nn
 
 from course_utils import checkpoints
 from course_utils.image_encoder.clip_vision import CLIPVisionModel, ResNetVisionModel
+from course_utils.layers import resize
 from course_utils.systems.text_pixel import tokenize
 from course_utils.text_encoder.clip import CLIPTextModel
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, VOCAB_SIZE
@@ -98,6 +99,5 @@ def embed_images(clip: CLIP, x: torch.Tensor, batch_size: int = 128) -> torch.Te
     Smaller and larger pictures are brought to 64 pixels a side, smoothed before they are shrunk.
     """
     device = clip.logit_scale.device
-    if x.shape[-2:] != (SIZE, SIZE):
-        x = F.interpolate(x, size=(SIZE, SIZE), mode="bilinear", antialias=True)
-    return torch.cat([clip.embed_image(part.to(device).clamp(-1, 1)).cpu() for part in x.split(batch_size)])
+    parts = resize(x, SIZE).split(batch_size)
+    return torch.cat([clip.embed_image(part.to(device).clamp(-1, 1)).cpu() for part in parts])
