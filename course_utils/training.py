@@ -36,7 +36,7 @@ class Recipe:
     batch_size: int
     lr: float
     ema_decay: float = 0.999  # averages about the last thousand steps
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of matrices and kernels; biases, gains and the temperature keep theirs
     time_share: float = 1.0  # of `course train --all`, relative to the others
     requires: tuple[str, ...] = ()  # names of the checkpoints it builds on: they are trained before it
     decay: float = 0.2  # the last part of the budget, in which the rate falls to zero
@@ -145,9 +145,10 @@ class Run:
         self.batches = Batches(recipe.batch, self.seed_of, workers, pin=self.accelerator.device.type == "cuda")
         self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "skipped": 0, "before": before}
         self.diverged = False
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True
-        )
+        weights = list(self.network.parameters())
+        matrices, others = ([w for w in weights if (w.ndim > 1) is several] for several in (True, False))
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, recipe.lr, fused=True)
 
     def resume(self):
         """Go back to what was saved."""

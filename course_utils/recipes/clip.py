@@ -14,7 +14,8 @@ from course_utils.training import Recipe
 
 BATCH_SIZE = 256  # each picture has 255 captions to be told from
 CHUNK = 512  # pictures whose activations are held at a time
-P_OMIT = 0.35  # chance that a caption leaves out the style, and the background
+P_NAME = 0.5  # share of captions that say only what it is: colours and places alone would tell most pictures apart
+P_OMIT = 0.35  # chance that another caption leaves out the style, and the background
 ATTRIBUTES = ("concept", "style", "color", "background")
 
 
@@ -40,10 +41,23 @@ def true_of(stated, shown):
     return torch.from_numpy(fits)
 
 
+def random_erase(x, generator):
+    """Paint a square over half of the pictures (n, 3, S, S): no single part of a drawing can be its name."""
+    n, size = len(x), x.shape[-1]
+    side = torch.randint(size // 5, size // 2, (n, 1), generator=generator)
+    row, column = torch.randint(size, (2, n, 1), generator=generator)
+    at = torch.arange(size)
+    rows, columns = ((at - center).abs() <= side // 2 for center in (row, column))
+    erased = rows[:, :, None] & columns[:, None, :] & (torch.rand(n, 1, 1, generator=generator) < 0.5)
+    return torch.where(erased[:, None], torch.rand(n, 3, 1, 1, generator=generator) * 2 - 1, x)
+
+
 def write_captions(shown, rng):
     """Return captions of examples, in either language, and what each states, as `shown` has it."""
     captions, stated = [], {attribute: [] for attribute in ATTRIBUTES}
     for index, concept, style, color, background in zip(shown["index"], *(shown[a] for a in ATTRIBUTES)):
+        if rng.random() < P_NAME:
+            style = color = background = None
         style, background = (None if rng.random() < P_OMIT else value for value in (style, background))
         meta, language = composer().emoji.meta[index] | {"style": style}, LANGUAGES[rng.integers(2)]
         captions.append(caption(meta, color, background, language, rng, p_omit=0.0))
@@ -53,13 +67,13 @@ def write_captions(shown, rng):
 
 
 def batch(generator, n):
-    """Compose n pictures "x", mirrored and bent, with the tokens "ids" of a caption each, and where else it is true."""
+    """Compose n pictures "x", bent and partly painted over; "ids": tokens of a caption each, "also": where it is true."""
     seed = int(torch.randint(2**31, (), generator=generator))
     pictures = composer().compose(n, seed)
     shown = pictures.attributes
     captions, stated = write_captions(shown, np.random.default_rng(seed))
     x = random_affine(to_tensor(pictures.images), generator)
-    x = random_mirror(x, shown["concept"], generator)
+    x = random_erase(random_mirror(x, shown["concept"], generator), generator)
     return {"x": x, "ids": tokenize(captions)[0], "also": true_of(stated, shown)}
 
 
@@ -78,7 +92,7 @@ RECIPE = Recipe(
     loss=loss,
     batch_size=BATCH_SIZE,
     lr=1e-3,
-    weight_decay=0.05,
+    weight_decay=0.2,
     warmup=100,
     time_share=3.0,
 )
