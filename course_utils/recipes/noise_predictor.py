@@ -1,6 +1,6 @@
 """noise-predictor: draws faces and hearts from noise, with no prompt. The network of notebook 02."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
@@ -25,9 +25,9 @@ def batch(generator, n):
     return {"x0": torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)}
 
 
-def loss(network, batch, generator):
+def loss(network, batch, generator, prediction=PREDICTION):
     """Return the error of the network's answer on noisy versions of the batch."""
-    return diffusion_loss(network, batch["x0"], SCHEDULE, PREDICTION, generator)
+    return diffusion_loss(network, batch["x0"], SCHEDULE, prediction, generator)
 
 
 RECIPE = Recipe(
@@ -39,3 +39,18 @@ RECIPE = Recipe(
     batch_size=16,
     lr=1.5e-3,  # small batches and a high rate: the most steps, and progress, a minute on two cores
 )
+
+
+def make_recipe(prediction):
+    """Return the recipe that asks the same network for "eps", "x0" or "v": notebook 02 trains the three equally."""
+    return Recipe(
+        name=f"noise-predictor-{prediction}",
+        summary=f"the noise predictor's U-Net asked for {prediction}, one of three equal trainings for notebook 02",
+        model=model,
+        batch=batch,
+        loss=partial(loss, prediction=prediction),
+        batch_size=RECIPE.batch_size,
+        lr=RECIPE.lr,
+        decay=0.5,  # in a run this short a falling rate brings out more than a few more steps at the full one
+        time_share=0.3,
+    )

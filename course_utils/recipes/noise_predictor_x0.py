@@ -1,0 +1,5 @@
+"""noise-predictor-x0: the same U-Net, equally trained, asked for the picture: notebook 02 compares the three."""
+
+from course_utils.recipes.noise_predictor import make_recipe
+
+RECIPE = make_recipe("x0")
