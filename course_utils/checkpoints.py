@@ -176,12 +176,14 @@ def is_card(value: object) -> bool:
 
     if not isinstance(value, dict):
         return False
-    parents, metrics = value.get("parents", {}), value.get("metrics", {})
+    parents, metrics, curve = value.get("parents", {}), value.get("metrics", {}), value.get("curve", [])
     return (
         all(isinstance(value.get(key, ""), str) for key in TEXTS)
         and all(number(value.get(key, 0)) for key in NUMBERS)
         and isinstance(parents, dict)
         and all(isinstance(digest, str) for digest in parents.values())
+        and isinstance(curve, list)
+        and all(isinstance(point, dict) and all(map(number, point.values())) for point in curve)
         and isinstance(metrics, dict)
         and all(
             number(x) or isinstance(metric, dict) and interval(x)

@@ -6,7 +6,7 @@ It never plots or prints: it yields its state after every step, and whoever call
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from course_utils.prefetch import Batches, dead_workers_named
 from course_utils.runs import load_run, save_run
 
 READ_EVERY = 20  # steps between looks at a GPU's loss: each look makes the CPU wait for it
+POINT_EVERY = 300.0  # seconds between points of the learning curve
 FAILURES = 3  # steps in a row without a finite loss or gradient: the next ones would not be better
 
 
@@ -63,6 +64,7 @@ class TrainState:
     ema: torch.nn.Module
     skipped: int = 0  # steps without a finite loss or gradient
     before: dict | None = None  # what came before the first step, when it began with trained weights
+    curve: list[dict] = field(default_factory=list)  # {"minutes", "pictures", "loss"} now and then; callers may add
 
     @property
     def seconds_left(self) -> float:
@@ -144,6 +146,7 @@ class Run:
         self.ema, self.batch_size = EMA(self.network, recipe.ema_decay), recipe.batch_size
         self.batches = Batches(recipe.batch, self.seed_of, workers, pin=self.accelerator.device.type == "cuda")
         self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "skipped": 0, "before": before}
+        self.progress["curve"] = []
         self.diverged = False
         weights = list(self.network.parameters())
         matrices, others = ([w for w in weights if (w.ndim > 1) is several] for several in (True, False))
@@ -172,6 +175,14 @@ class Run:
         if self.path is not None and self.accelerator.is_main_process:
             self.read_tally()
             save_run(self.path, self.network, self.ema, self.optimizer.optimizer, self.progress)
+
+    def add_point(self):
+        """Note on the learning curve where training stands, every POINT_EVERY seconds and at the end."""
+        p = self.progress
+        if p["seconds"] >= p["budget"] or p["seconds"] // POINT_EVERY > len(p["curve"]):
+            self.read_tally()
+            minutes = round(p["seconds"] / 60, 1)
+            p["curve"].append({"minutes": minutes, "pictures": p["pictures"], "loss": round(p["loss"], 4)})
 
     def read_tally(self):
         """Bring loss and failures into the progress; DivergedError after FAILURES failed steps in a row."""
@@ -260,6 +271,7 @@ def train(
             lr = warm * learning_rate(seconds / budget, recipe.lr, recipe.decay)
             seen_here += run.step(lr)
             progress["seconds"] = time.monotonic() - began
+            run.add_point()
             speed = seen_here / (time.monotonic() - began_here)
             yield TrainState(
                 progress["step"],
@@ -273,6 +285,7 @@ def train(
                 run.ema.model,
                 progress["skipped"],
                 progress["before"],
+                progress["curve"],
             )
             if time.monotonic() - saved >= save_every:
                 run.save()

@@ -237,3 +237,53 @@ def test_a_run_with_broken_weights_or_without_its_progress_is_not_resumed(tmp_pa
 
 def test_a_run_is_saved_at_least_once_a_minute():
     assert inspect.signature(train).parameters["save_every"].default <= 60
+
+
+def test_the_learning_curve_has_points_and_goes_on_after_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr("course_utils.training.POINT_EVERY", 0.2)
+    first = train_until(10**9, tiny(), minutes=0.5 / 60, run_dir=tmp_path)
+    then = train_until(10**9, tiny(), minutes=1.0 / 60, run_dir=tmp_path, resume=True)
+    assert len(first.curve) >= 2 and then.curve[: len(first.curve)] == first.curve
+    pictures = [point["pictures"] for point in then.curve]
+    assert pictures == sorted(pictures) and pictures[-1] == then.pictures
+    assert then.curve[-1]["loss"] == pytest.approx(then.loss, abs=1e-4)
+
+
+def test_the_card_tells_the_whole_learning_curve():
+    from types import SimpleNamespace
+
+    from course_utils.app.train import describe, show_states
+
+    def states():
+        curve = []
+        for i in range(4):
+            if i in (1, 3):
+                curve.append({"minutes": float(i), "pictures": 10 * i, "loss": 0.5})
+            yield SimpleNamespace(
+                step=i,
+                pictures=10 * i,
+                seconds=60 * i,
+                seconds_left=0,
+                loss=0.5,
+                curve=curve,
+                pictures_per_s=1,
+                ema=i,
+                before={
+                    "steps": 5,
+                    "pictures": 100,
+                    "minutes": 7.0,
+                    "history": "",
+                    "curve": [{"minutes": 7.0, "pictures": 100, "loss": 0.9}],
+                },
+            )
+
+    from tqdm import tqdm
+
+    with tqdm(total=180, disable=True) as bar:
+        last = show_states(states(), bar, watch=lambda network: {"R@1": network / 10})
+    card = describe(tiny(), last, torch.device("cpu"), seed=0)
+    assert card["curve"] == [
+        {"minutes": 7.0, "pictures": 100, "loss": 0.9},
+        {"minutes": 8.0, "pictures": 110, "loss": 0.5, "R@1": 0.1},
+        {"minutes": 10.0, "pictures": 130, "loss": 0.5, "R@1": 0.3},
+    ]

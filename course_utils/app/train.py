@@ -41,6 +41,7 @@ def train_one(recipe, minutes: float, device, args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from course_utils.devices import describe, mixed_precision
+    from course_utils.evaluation.learning import WATCHES
     from course_utils.prefetch import workers_for
     from course_utils.training import train as train_steps
 
@@ -71,7 +72,7 @@ def train_one(recipe, minutes: float, device, args: argparse.Namespace) -> None:
     )
     try:
         with exclusive_run(where) if main_process else contextlib.nullcontext(), contextlib.closing(steps), bar:
-            state = show_states(steps, bar)
+            state = show_states(steps, bar, WATCHES.get(recipe.name) if main_process else None)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"stopped; {where} holds the run. Go on with: {resume_command(args)}"
@@ -118,6 +119,7 @@ def beginning(recipe, args: argparse.Namespace, resumed: Path | None) -> dict:
         card = checkpoints.card(recipe.name)
         before |= {key: card.get(key, 0) for key in ("steps", "pictures", "minutes")}
         before["history"] = f"{card['history']}; then " if "history" in card else ""
+        before["curve"] = card.get("curve", [])
     return before
 
 
@@ -154,10 +156,17 @@ def exclusive_run(where: Path):
         lock.release()
 
 
-def show_states(steps, bar):
-    """Show the states of a training run on a progress bar; return the last one (None: there was no step)."""
-    state, shown = None, 0.0
+def show_states(steps, bar, watch=None):
+    """Show the states of a training run on a progress bar; return the last one (None: there was no step).
+
+    watch(network) -> {what: number} is added to each new point of the learning curve.
+    """
+    state, shown, points = None, 0.0, None
     for state in steps:
+        points = len(state.curve) if points is None else points
+        if watch and len(state.curve) > points:
+            state.curve[-1] |= watch(state.ema)
+            points = len(state.curve)
         if state.seconds - shown >= SHOW_EVERY or state.seconds_left == 0:
             bar.update(min(state.seconds, bar.total) - bar.n)
             bar.set_postfix_str(
@@ -231,6 +240,10 @@ def describe(recipe, state, device, seed: int) -> dict:
     if "steps" in before:
         card["history"] = f"{before['history']}{before['minutes']:g} minutes, and {card['minutes']:g} more from there"
         card |= {key: round(before[key] + card[key], 2) for key in ("steps", "pictures", "minutes")}
+    card["curve"] = before.get("curve", []) + [
+        point | {key: round(before.get(key, 0) + point[key], 1) for key in ("minutes", "pictures")}
+        for point in state.curve
+    ]
     card |= {"parents": before.get("parents", {})} | (recipe.measure(state.ema) if recipe.measure else {})
     return card | {"metrics": {"training_loss": round(state.loss, 5)}}
 

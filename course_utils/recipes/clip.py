@@ -67,7 +67,7 @@ def write_captions(shown, rng):
 
 
 def batch(generator, n):
-    """Compose n pictures "x", bent and partly painted over; "ids": tokens of a caption each, "also": where it is true."""
+    """Compose n pictures "x", bent and partly painted over; "ids": tokens of a caption each; "also": as `true_of`."""
     seed = int(torch.randint(2**31, (), generator=generator))
     pictures = composer().compose(n, seed)
     shown = pictures.attributes
@@ -91,7 +91,7 @@ RECIPE = Recipe(
     batch=batch,
     loss=loss,
     batch_size=BATCH_SIZE,
-    lr=1e-3,
+    lr=2.5e-3,
     weight_decay=0.2,
     warmup=100,
     time_share=3.0,
