@@ -1,4 +1,4 @@
-"""The command `course`: doctor, list, train, draw, search, evaluate, export.
+"""The command `course`: doctor, list, train, draw, vary, search, evaluate, export.
 
 Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
 can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from course_utils.app import commands, search, train
+from course_utils.app import commands, search, train, vary
 from course_utils.app.generate import PROMPTED, SYSTEMS
 from course_utils.errors import CourseError, InputError, printable
 
@@ -53,9 +53,11 @@ def parser() -> Parser:
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
     export_options(add("export", help="write a system as a folder that diffusers opens"))
     search.search_options(add("search", help="find the pictures that fit a prompt, by CLIP"))
-    for command in (draw, evaluate):
+    variations = add("vary", help="draw a picture of yours anew, by way of its CLIP vector")
+    vary.vary_options(variations)
+    for command in (draw, evaluate, variations):
         sampling_options(command)
-    for command in (training, draw, evaluate):
+    for command in (training, draw, evaluate, variations):
         command.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
         command.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
     evaluate.set_defaults(seed=None)  # what is always measured in the same way tells what was asked from what was not
@@ -87,6 +89,7 @@ def draw_options(draw: Parser) -> None:
         action="append",
         help="xp7, style-3d, or a LoRA's .safetensors file or folder (./xp7 for one named so); said twice: their sum",
     )
+    draw.add_argument("--prior", metavar="PRIOR", help="of dalle2: diffusion, ar or none (default: diffusion)")
     draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
     draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
 
@@ -156,6 +159,7 @@ def run(argv: list[str] | None) -> int:
         "evaluate": commands.evaluate,
         "export": commands.export,
         "search": search.search,
+        "vary": vary.vary,
     }
     try:
         args, left = parser().parse_known_args(argv)

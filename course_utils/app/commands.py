@@ -77,6 +77,7 @@ def draw(args: argparse.Namespace) -> int:
             args.folder,
             args.lora,
             show_progress(),
+            args.prior,
         )
     from PIL import Image
 
@@ -119,6 +120,8 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils import checkpoints
     from course_utils.evaluation import report
     from course_utils.evaluation.report_clip import evaluate_clip
+    from course_utils.evaluation.report_prior import evaluate_priors
+    from course_utils.evaluation.report_sr import evaluate_sr2
     from course_utils.evaluation.report_xp7 import evaluate_subject
     from course_utils.systems.registry import SYSTEMS
 
@@ -126,6 +129,8 @@ def evaluate(args: argparse.Namespace) -> int:
     alike = {
         "clip": lambda: evaluate_clip(folder=args.folder),
         "evaluator": lambda: report.evaluate_evaluator(folder=args.folder),
+        "imagen-sr2": lambda: evaluate_sr2(folder=args.folder, progress=show_progress()),
+        "prior-diffusion": lambda: evaluate_priors(folder=args.folder),
         "vae": lambda: report.evaluate_vae(folder=args.folder),
         "xp7": lambda: evaluate_subject(args.folder, show_progress()),
     }

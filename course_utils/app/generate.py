@@ -64,6 +64,7 @@ def draw_pictures(
     folder: str | Path | None = None,
     lora: str | Path | list | None = None,
     progress: Callable[[int, int], None] | None = None,
+    prior: str | None = None,
 ) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
 
@@ -71,7 +72,8 @@ def draw_pictures(
     the system's own; seed 0..2**32-1: picture i of a seed is the same for every count and device (to rounding);
     negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones); lora: a shipped
     LoRA's name or a file, or a list of them whose sum is taken, for stable-diffusion; progress(done, total): called
-    after every step. A PromptWarning names words that the system was never shown.
+    after every step; prior: "diffusion", "ar" or "none", for dalle2. A PromptWarning names words that the system was
+    never shown.
     Raises InputError for anything out of range, CheckpointError for a missing or damaged checkpoint.
     """
     name = default_system(system, prompt)
@@ -80,7 +82,7 @@ def draw_pictures(
     prompt, negative = (text if text is None else errors.prompt_text(text) for text in (prompt, negative))
     if "prompt" in SYSTEMS[name].inputs and prompt is None:
         raise errors.InputError(f'{name} draws what a prompt says: give it one, such as "pink butterfly"')
-    return draw_prompts(name, [prompt] * count, steps, seed, guidance, negative, device, folder, progress, lora)
+    return draw_prompts(name, [prompt] * count, steps, seed, guidance, negative, device, folder, progress, lora, prior)
 
 
 def draw_prompts(
@@ -94,6 +96,7 @@ def draw_prompts(
     folder: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     lora: str | Path | list | None = None,
+    prior: str | None = None,
 ) -> np.ndarray:
     """Draw a picture for each prompt, uint8 (N, H, W, 3), the i-th from the seed's i-th noise; see `draw_pictures`."""
     adapt = None
@@ -101,7 +104,7 @@ def draw_prompts(
         from course_utils.interop.lora_files import lora_adapter, unet_folder
 
         adapt, folder = lora_adapter(lora, folder), unet_folder(lora, folder)
-    opened = open_system(system, device, folder, adapt, lora_names(lora))
+    opened = open_system(system, device, folder, adapt, lora_names(lora), prior)
     return opened.draw(prompts, seed, steps, guidance, negative, progress)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from course_utils.data import FIRST_STYLES, load_splits
+from course_utils.data import FIRST_STYLES, FLAT_STYLES, load_splits
 
 # fmt: off
 TEXT_PIXEL = (
@@ -35,7 +35,12 @@ class Shown:
     sentences: bool = False
 
 
-SHOWN = {"text-pixel": Shown(TEXT_PIXEL), "stable-diffusion": Shown(STABLE_DIFFUSION)}
+SHOWN = {
+    "text-pixel": Shown(TEXT_PIXEL),
+    "stable-diffusion": Shown(STABLE_DIFFUSION),
+    "stable-diffusion-clip": Shown(None, FLAT_STYLES, sentences=True),
+    "dalle2": Shown(STABLE_DIFFUSION, FLAT_STYLES, sentences=True),
+}
 
 
 def concepts(system: str) -> frozenset[str] | None:

@@ -75,6 +75,15 @@ def load_photos(folder: str | Path, size: int = 64) -> Photos:
     return Photos(np.stack(pictures), tuple(names), tuple(skipped))
 
 
+def load_photo(path: str | Path, size: int = 64) -> np.ndarray:
+    """One picture file as `load_photos` takes it, uint8 (1, size, size, 3); InputError tells why it cannot be used."""
+    size, path = integer("size", size, SIZE), Path(os.path.expanduser(path))
+    try:
+        return _square(_content(path), size)[None]
+    except _UnusableError as reason:
+        raise InputError(f"{printable(str(path))} cannot be used: {reason}") from None
+
+
 def _existing(folder: str | Path) -> Path:
     """The folder as a path, "~" resolved, if there is such a folder; else InputError."""
     if not isinstance(folder, (str, Path)) or not str(folder).strip():

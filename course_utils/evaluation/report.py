@@ -21,7 +21,7 @@ from course_utils.evaluation.intervals import Estimate, Mean, Share
 from course_utils.evaluation.metrics import alignment, held_out_accuracy, psnr
 from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts
 from course_utils.interop.lora_files import lora_adapter
-from course_utils.recipes import stable_diffusion, style_3d, text_pixel
+from course_utils.recipes import stable_diffusion, style_3d, text_pixel, unclip_decoder
 from course_utils.systems.registry import PROMPTED, SYSTEMS, open_system
 
 COLUMNS = {
@@ -34,18 +34,35 @@ COLUMNS = {
     "background": "background",
     "psnr": "PSNR",
     "perceptual": "perceptual",
+    "power": "high freq.",
+    "consistency": "consistency",
+    "frechet": "Fréchet",
     "concept_real": "before it",
     "subject": "subject",
     "prompt": "prompt",
     "PRES": "PRES",
     "DIV": "DIV",
+    "cos_true": "cos to true",
+    "cos_text": "cos to text",
+    "frechet": "Fréchet x 1000",
+    "diversity": "diversity",
+    "nearest": "nearest",
+    "seconds": "s a caption",
 }
 UNITS = {  # decimals and unit of what is a mean; everything else is a share
     "psnr": (1, " dB"),
     "perceptual": (3, ""),
+    "power": (2, " x"),
+    "consistency": (1, " dB"),
+    "frechet": (1, ""),
     "subject": (2, ""),
     "PRES": (2, ""),
     "DIV": (2, ""),
+    "cos_true": (3, ""),
+    "cos_text": (3, ""),
+    "frechet": (1, ""),
+    "diversity": (2, ""),
+    "seconds": (3, ""),
 }
 INTERVAL = "_interval"  # a card has {"concept": 0.95, "concept_interval": [0.89, 0.98]}
 NAMES = {"en": "English", "zh": "Chinese"}
@@ -53,6 +70,7 @@ TRAINING_PICTURES = {
     "text-pixel": text_pixel.emoji,
     "stable-diffusion": stable_diffusion.emoji,
     "style-3d": style_3d.emoji,
+    "dalle2": unclip_decoder.emoji,
 }
 
 
