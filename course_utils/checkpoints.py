@@ -227,16 +227,16 @@ def verify(folder=None) -> list[tuple[str, str]]:
     return rows
 
 
-def scaling_factor(folder=None) -> float:
+def scaling_factor(folder=None, name: str = "vae") -> float:
     """Return what latents are multiplied by, 1 / their standard deviation: it is in the card of their autoencoder.
 
     Raises CheckpointError when the card does not say.
     """
-    factor = card("vae", folder).get("scaling_factor")
+    factor = card(name, folder).get("scaling_factor")
     if factor is None:
         raise CheckpointError(
-            "vae.json has no scaling_factor, so nobody knows how large its latents are: train it anew, `course train "
-            "vae --minutes 60 --replace`, or `git checkout -- data/checkpoints` brings the shipped ones back"
+            f"{name}.json has no scaling_factor, so nobody knows how large its latents are: train it anew, `course "
+            f"train {name} --minutes 60 --replace`, or `git checkout -- data/checkpoints` brings the shipped ones back"
         )
     return factor
 

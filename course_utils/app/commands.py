@@ -121,7 +121,9 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils.evaluation import report
     from course_utils.evaluation.report_clip import evaluate_clip
     from course_utils.evaluation.report_prior import evaluate_priors
+    from course_utils.evaluation.report_prompts import evaluate_prompts
     from course_utils.evaluation.report_sr import evaluate_sr2
+    from course_utils.evaluation.report_vae import evaluate_vae_eight
     from course_utils.evaluation.report_xp7 import evaluate_subject
     from course_utils.systems.registry import SYSTEMS
 
@@ -132,8 +134,10 @@ def evaluate(args: argparse.Namespace) -> int:
         "imagen-sr2": lambda: evaluate_sr2(folder=args.folder, progress=show_progress()),
         "prior-diffusion": lambda: evaluate_priors(folder=args.folder),
         "vae": lambda: report.evaluate_vae(folder=args.folder),
+        "vae-eight": lambda: evaluate_vae_eight(folder=args.folder),
         "xp7": lambda: evaluate_subject(args.folder, show_progress()),
     }
+    all_asked = {"stable-diffusion-clip": evaluate_prompts}  # in every form, and what training never showed
     if errors.one_of("system to evaluate", args.system, [*reading, "style-3d", *alike]) in alike:
         for option in ("prompts", "steps", "guidance", "seed", "device"):
             if getattr(args, option) is not None:
@@ -141,7 +145,7 @@ def evaluate(args: argparse.Namespace) -> int:
         rows = alike[args.system]()
     else:
         options = (
-            100 if args.prompts is None else args.prompts,
+            (200 if args.system in all_asked else 100) if args.prompts is None else args.prompts,
             args.steps,
             args.guidance,
             args.seed or 0,
@@ -149,7 +153,10 @@ def evaluate(args: argparse.Namespace) -> int:
             args.folder,
             show_progress(),
         )
-        rows = report.evaluate_style(*options) if args.system == "style-3d" else report.evaluate(args.system, *options)
+        if args.system == "style-3d":
+            rows = report.evaluate_style(*options)
+        else:
+            rows = all_asked.get(args.system, report.evaluate)(args.system, *options)
     print(report.table(rows))
     if args.write:
         kept = {row: report.for_card(figures) for row, figures in rows.items()}
@@ -159,13 +166,19 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     """Write a system as a folder of diffusers."""
-    conditions = {"stable-diffusion": None, "inpaint": "inpaint"}
-    condition = conditions[errors.one_of("system to export", args.system, conditions)]
+    modules = {
+        "stable-diffusion": ("stable_diffusion", None),
+        "inpaint": ("stable_diffusion", "inpaint"),
+        "stable-diffusion-clip": ("stable_diffusion_clip", None),
+    }
+    module, condition = modules[errors.one_of("system to export", args.system, modules)]
+    from importlib import import_module
+
     from course_utils.interop.folder import export_folder
-    from course_utils.systems.stable_diffusion import open_stable_diffusion
 
     start = time.perf_counter()
-    folder = export_folder(open_stable_diffusion(condition, folder=args.checkpoints), args.folder)
+    opened = import_module(f"course_utils.systems.{module}").open_stable_diffusion(condition, folder=args.checkpoints)
+    folder = export_folder(opened, args.folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     print(
         f"{args.system}: {size:.1f} MB in {time.perf_counter() - start:.1f} s: {folder}\nIts README.md says how to "

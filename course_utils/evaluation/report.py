@@ -21,7 +21,7 @@ from course_utils.evaluation.intervals import Estimate, Mean, Share
 from course_utils.evaluation.metrics import alignment, held_out_accuracy, psnr
 from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts
 from course_utils.interop.lora_files import lora_adapter
-from course_utils.recipes import stable_diffusion, style_3d, text_pixel, unclip_decoder
+from course_utils.recipes import stable_diffusion, stable_diffusion_clip, style_3d, text_pixel, unclip_decoder
 from course_utils.systems.registry import PROMPTED, SYSTEMS, open_system
 
 COLUMNS = {
@@ -42,6 +42,9 @@ COLUMNS = {
     "prompt": "prompt",
     "PRES": "PRES",
     "DIV": "DIV",
+    "fine": "fine details",
+    "unseen": "nearer unseen",
+    "variety": "variety",
     "cos_true": "cos to true",
     "cos_text": "cos to text",
     "frechet": "Fréchet x 1000",
@@ -58,6 +61,8 @@ UNITS = {  # decimals and unit of what is a mean; everything else is a share
     "subject": (2, ""),
     "PRES": (2, ""),
     "DIV": (2, ""),
+    "fine": (2, " x"),
+    "variety": (2, ""),
     "cos_true": (3, ""),
     "cos_text": (3, ""),
     "frechet": (1, ""),
@@ -69,6 +74,7 @@ NAMES = {"en": "English", "zh": "Chinese"}
 TRAINING_PICTURES = {
     "text-pixel": text_pixel.emoji,
     "stable-diffusion": stable_diffusion.emoji,
+    "stable-diffusion-clip": stable_diffusion_clip.emoji,
     "style-3d": style_3d.emoji,
     "dalle2": unclip_decoder.emoji,
 }

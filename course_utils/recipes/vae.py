@@ -50,9 +50,9 @@ def loss(network, batch, generator):
 
 
 @torch.inference_mode()
-def measure(network):
+def measure(network, source=composer):
     """Return the scaling factor, 1 / standard deviation of the latents of 512 training pictures: LDM, appendix G."""
-    images = composer().compose(512, seed=0).images
+    images = source().compose(512, seed=0).images
     device, generator = next(network.parameters()).device, torch.Generator().manual_seed(0)
     z = [network.encode(to_tensor(part).to(device)).sample(generator).cpu() for part in np.split(images, 16)]
     return {"scaling_factor": round(1 / float(torch.cat(z).std()), 4)}
