@@ -74,38 +74,64 @@ def strip(where=()) -> Figure:
 
 
 def _stages(unet, size) -> list[tuple[int, str, bool]]:
-    """Read (side in pixels, text, has attention) of every block off the network, from input to output."""
-    stages = []
+    """Read (side in pixels, text, has attention) of every part off the network, from input to output."""
+    stages = [(size, f"{size}\u00d7{size}\n{unet.conv_in.out_channels} ch\nconv_in", False)]
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
         attention = any(a is not None for a in (getattr(block, "attentions", None) or ()))
         channels = block.resnets[-1].conv2.out_channels
         stages.append((size, f"{size}\u00d7{size}\n{channels} ch\n{len(block.resnets)} res", attention))
         size = size // 2 if getattr(block, "downsamplers", None) else size
         size = size * 2 if getattr(block, "upsamplers", None) else size
-    return stages
+    return [*stages, (size, f"{size}\u00d7{size}\n{unet.conv_out.out_channels} ch\nconv_out", False)]
 
 
-def unet_diagram(unet, size=32, title="The U-Net: side, channels, residual blocks at every level") -> Figure:
-    """Draw a U-Net as blocks, lower where the picture is smaller, with the skip connections between the two sides.
+def unet_diagram(network, size=32, title="The U-Net: side, channels, residual blocks at every level") -> Figure:
+    """Draw a U-Net as boxes, lower where the picture is smaller, with every skip and the step that each block is told.
 
-    unet: a module with diffusers' structure (down_blocks, mid_block, up_blocks); size: side of its input in pixels.
+    network: a module with diffusers' structure (down_blocks, mid_block, up_blocks), or one in `Patched`, whose folding
+    is drawn as well; size: side of the picture in pixels.
     """
-    stages = _stages(unet, size)
+    patch, unet = getattr(network, "patch", 1), getattr(network, "unet", network)
+    stages, down = _stages(unet, size // patch), len(unet.down_blocks)
+    if patch > 1:
+        picture = f"{size}\u00d7{size}\n{unet.conv_in.in_channels // patch**2} ch"
+        stages = [(size // patch, f"{picture}\nfold", False), *stages, (size // patch, f"{picture}\nunfold", False)]
+    first = 1 + (patch > 1)  # of the boxes, the first of the way down
     levels = sorted({side for side, *_ in stages}, reverse=True)
-    step, width = (WIDTH - 0.1) / len(stages), min(1.25, (WIDTH - 0.1) / len(stages) - 0.12)
-    fig, ax = canvas(WIDTH, 0.95 + 1.0 * len(levels), title)
-    ax.text(WIDTH - 0.1, 0.1, "filled: with attention\ndashed: skip connections", ha="right", color=AXIS, fontsize=10)
+    step = (WIDTH - 0.1) / len(stages)
+    width = min(1.25, step - 0.1)
+    fig, ax = canvas(WIDTH, 1.6 + 1.0 * len(levels), title)
     places = [
-        (0.05 + step * (i + 0.5), 0.5 + 1.0 * (len(levels) - 1 - levels.index(side)))
+        (0.05 + step * (i + 0.5), 1.2 + 1.0 * (len(levels) - 1 - levels.index(side)))
         for i, (side, *_) in enumerate(stages)
     ]
+    font = 10 if width > 0.8 else 9
     for (_, text, attention), (x, y) in zip(stages, places, strict=True):
-        box(ax, x, y, width, 0.72, text, MODEL, attention, fontsize=10)
+        box(ax, x, y, width, 0.68, text, MODEL, attention, fontsize=font)
     for (x, y), (x2, y2) in pairwise(places):
         arrow(ax, (x + width / 2, y - 0.1 * (y2 < y)), (x2 - width / 2, y2 + 0.1 * (y2 < y)))
-    for i in range(len(unet.down_blocks)):  # block i keeps its outputs for its mirror image
-        (x, y), (x2, y2) = places[i], places[-1 - i]
-        arrow(ax, (x, y + 0.36), (x2, y2 + 0.36), DATA, -0.12, linestyle="--", linewidth=1.4)
+    blocks = places[first : len(places) - first]
+    ax.plot([blocks[0][0], blocks[-1][0]], [0.62, 0.62], ":", color=AXIS, linewidth=1.4)
+    ax.plot([WIDTH / 2] * 2, [0.5, 0.62], ":", color=AXIS, linewidth=1.4)
+    for x, y in blocks:
+        arrow(ax, (x, 0.62), (x, y - 0.34), AXIS, linestyle=":", linewidth=1.4)
+    box(ax, WIDTH / 2, 0.3, 1.6, 0.4, "step t \u2192 e(t) \u2192 temb", AXIS, False, fontsize=10)
+    for i in range(down):  # level i of the way up pops what its mirror image kept, and what came before that
+        (x, y), (x2, y2), (before, _) = places[first + i], places[-1 - first - i], places[first + i - 1]
+        start = (before, y + 0.34) if i == 0 else ((before + x) / 2 + 0.02, y + 0.42)
+        arrow(ax, start, (x2 + 0.14, y2 + 0.34), DATA, -0.16, linestyle="--", linewidth=1.3)
+        for k in range(len(unet.down_blocks[i].resnets)):
+            arrow(
+                ax,
+                (x + 0.08 * k, y + 0.34),
+                (x2 - 0.14 - 0.08 * k, y2 + 0.34),
+                DATA,
+                -0.11 + 0.03 * k,
+                linestyle="--",
+                linewidth=1.3,
+            )
+    legend = "filled: with attention\ndashed: skips, each a torch.cat\ndotted: the step, to every block"
+    ax.text(0.1, 0.08, legend, color=AXIS, fontsize=10)
     return fig
 
 
