@@ -123,6 +123,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils.evaluation.report_prior import evaluate_priors
     from course_utils.evaluation.report_prompts import evaluate_prompts
     from course_utils.evaluation.report_sr import evaluate_sr2
+    from course_utils.evaluation.report_unclip import evaluate_feeds
     from course_utils.evaluation.report_vae import evaluate_vae_eight
     from course_utils.evaluation.report_xp7 import evaluate_subject
     from course_utils.systems.registry import SYSTEMS
@@ -133,6 +134,7 @@ def evaluate(args: argparse.Namespace) -> int:
         "evaluator": lambda: report.evaluate_evaluator(folder=args.folder),
         "imagen-sr2": lambda: evaluate_sr2(folder=args.folder, progress=show_progress()),
         "prior-diffusion": lambda: evaluate_priors(folder=args.folder),
+        "unclip-decoder": lambda: evaluate_feeds(folder=args.folder, progress=show_progress()),
         "vae": lambda: report.evaluate_vae(folder=args.folder),
         "vae-eight": lambda: evaluate_vae_eight(folder=args.folder),
         "xp7": lambda: evaluate_subject(args.folder, show_progress()),

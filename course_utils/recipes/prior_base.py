@@ -18,6 +18,7 @@ from course_utils.datasets.latent_cache import cached, digest, encode_all
 from course_utils.decoder.vae import VAE
 from course_utils.recipes.latent_base import checkpoint_digest
 from course_utils.systems.clip import CLIP, SIZE, embed_images, open_clip
+from course_utils.systems.dalle2 import VAE_NAME
 
 CHUNK = 8_192  # pictures composed at a time: 100 MB
 CHUNKS = 8  # that the priors learn from: about ten compositions of each picture
@@ -43,7 +44,7 @@ def encode_chunk(name: str, source: Composer, seed: int, also: str | None = None
 
     also: "latent" adds {"mean", "std"} (N, 4, 16, 16), "pixel" the pictures themselves, uint8 (N, 64, 64, 3).
     """
-    parents = [checkpoint_digest(parent) for parent in ("clip", *(["vae"] if also == "latent" else []))]
+    parents = [checkpoint_digest(parent) for parent in ("clip", *([VAE_NAME] if also == "latent" else []))]
     beginning = source.compose(16, seed).images  # the first of the chunk: they change when the composer does
 
     def make() -> dict[str, torch.Tensor]:
@@ -51,7 +52,7 @@ def encode_chunk(name: str, source: Composer, seed: int, also: str | None = None
         tensors = {"image_embed": embed_images(clip(torch.device("cpu")), to_tensor(composed.images)).half()}
         tensors |= attribute_numbers(composed)
         if also == "latent":
-            tensors["mean"], tensors["std"] = encode_all(checkpoints.load("vae", VAE()), composed.images)
+            tensors["mean"], tensors["std"] = encode_all(checkpoints.load(VAE_NAME, VAE()), composed.images)
         return tensors | ({"images": torch.from_numpy(composed.images)} if also == "pixel" else {})
 
     return cached(name, digest(beginning, source.emoji.rgba, CHUNK, also, *parents), make)

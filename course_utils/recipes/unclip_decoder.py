@@ -16,7 +16,7 @@ from course_utils.generator.objectives import diffusion_loss, sample_timesteps
 from course_utils.recipes.latent_base import TIMESTEP_POWER, sample_latents
 from course_utils.recipes.prior_base import clip, encode_chunk, write_caption
 from course_utils.recipes.vae import SIZE
-from course_utils.systems.dalle2 import PREDICTIONS, SCHEDULE, cut_padding, encode_text, make_decoder
+from course_utils.systems.dalle2 import PREDICTIONS, SCHEDULE, VAE_NAME, cut_padding, encode_text, make_decoder
 from course_utils.systems.stable_diffusion import tokenize
 from course_utils.training import Recipe
 
@@ -51,7 +51,7 @@ def batch(generator: torch.Generator, n: int, space: str = "latent") -> dict[str
     shown = examples(space)
     index = torch.randint(len(shown["index"]), (n,), generator=generator)
     if space == "latent":
-        x0 = scaling_factor() * sample_latents(shown, index, generator)
+        x0 = scaling_factor(name=VAE_NAME) * sample_latents(shown, index, generator)
     else:
         x0 = shown["images"][index].permute(0, 3, 1, 2).float() / 127.5 - 1
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
@@ -86,7 +86,7 @@ def recipe(space: str = "latent") -> Recipe:
         lr=1e-3,
         weight_decay=0.01,
         time_share=4.0,
-        requires=("clip", "vae"),
+        requires=("clip", VAE_NAME) if space == "latent" else ("clip",),
     )
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from course_utils import checkpoints
 from course_utils.decoder.unclip import UnCLIPDecoder
 from course_utils.decoder.vae import VAE
-from course_utils.errors import GUIDANCE, InputError, number, one_of, prompt_list
+from course_utils.errors import GUIDANCE, CheckpointError, InputError, number, one_of, prompt_list
 from course_utils.generator.conditions import picture_tensor
 from course_utils.generator.guidance import apply_guidance, pad_and_cat
 from course_utils.generator.inversion import invert
@@ -35,6 +35,7 @@ from course_utils.systems.stage import Stage, spread
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID
 
 SCHEDULE = make_schedule("cosine")
+VAE_NAME = "vae"  # of the autoencoder whose latents the decoder draws
 PRIORS = ("diffusion", "ar", "none")  # the first draws when nothing is said; none: the text vector itself is decoded
 PRIOR_STEPS, PRIOR_DRAWS = 25, 2  # the better of two draws goes on: Ramesh et al. 2022, section 2.2
 BUCKETS = 128  # values a code of the autoregressive prior may have; the paper's has 1024
@@ -272,9 +273,20 @@ def open_prior(
     if one_of("prior", name, PRIORS) == "none":
         return None
     checkpoint = f"prior-{name}"
-    network = make_ar_prior(checkpoints.card(checkpoint, folder)["num_dims"]) if name == "ar" else make_prior()
+    network = make_ar_prior(num_dims(folder)) if name == "ar" else make_prior()
     checkpoints.parent_folder(checkpoint, "clip", folder)  # is it of this very CLIP?
     return checkpoints.load(checkpoint, network, device, folder).requires_grad_(False)
+
+
+def num_dims(folder: str | Path | None = None) -> int:
+    """How many directions the trained autoregressive prior writes: its card says so, or CheckpointError."""
+    found = checkpoints.card("prior-ar", folder).get("num_dims")
+    if not isinstance(found, int) or not 1 <= found <= EMBED_DIM:
+        raise CheckpointError(
+            "prior-ar.json does not say how many directions its PCA has: train it anew, `course train prior-ar "
+            "--minutes 30 --replace`, or `git checkout -- data/checkpoints` brings the shipped one back"
+        )
+    return found
 
 
 def open_dalle2(
@@ -291,9 +303,9 @@ def open_dalle2(
     clip = checkpoints.load("clip", make_clip(), device, checkpoints.parent_folder(name, "clip", folder))
     if space == "pixel":
         return DALLE2(clip.requires_grad_(False), opened, decoder, None)
-    place = checkpoints.parent_folder(name, "vae", folder)
-    vae = checkpoints.load("vae", VAE().to(memory_format=torch.channels_last), device, place)
-    return DALLE2(clip.requires_grad_(False), opened, decoder, vae, checkpoints.scaling_factor(place))
+    place = checkpoints.parent_folder(name, VAE_NAME, folder)
+    vae = checkpoints.load(VAE_NAME, VAE().to(memory_format=torch.channels_last), device, place)
+    return DALLE2(clip.requires_grad_(False), opened, decoder, vae, checkpoints.scaling_factor(place, VAE_NAME))
 
 
 def open_stages(
