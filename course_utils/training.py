@@ -41,6 +41,7 @@ class Recipe:
     time_share: float = 1.0  # of `course train --all`, relative to the others
     requires: tuple[str, ...] = ()  # names of the checkpoints it builds on: they are trained before it
     decay: float = 0.2  # the last part of the budget, in which the rate falls to zero
+    faster: dict[str, float] = field(default_factory=dict)  # part of a parameter's name -> how many times the rate
     warmup: int = 0  # steps in which the rate rises from zero: at the full rate a contrastive loss can die at once
     measure: Callable[[torch.nn.Module], dict] | None = None  # what its card says of the trained network besides
     lora: bool = False  # only the branches of a frozen network learn, and only they are shipped
@@ -78,6 +79,15 @@ class DivergedError(CourseError, ArithmeticError):
 def learning_rate(fraction: float, lr: float, decay: float = 0.2) -> float:
     """Return the rate at a fraction 0 ... 1 of the budget: constant, then straight to zero in its last part."""
     return lr * min(1.0, max(0.0, 1 - fraction) / decay) if decay else lr
+
+
+def parameter_groups(network, recipe) -> list[dict]:
+    """Return a network's parameters as groups of equal rate and decay, as torch's optimizers take them."""
+    groups: dict[tuple[float, float], list] = {}
+    for name, parameter in network.named_parameters():
+        faster = next((times for part, times in recipe.faster.items() if part in name), 1.0)
+        groups.setdefault((faster, recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return [{"params": groups[key], "faster": key[0], "weight_decay": key[1]} for key in sorted(groups, reverse=True)]
 
 
 class EMA:
@@ -148,10 +158,7 @@ class Run:
         self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "skipped": 0, "before": before}
         self.progress["curve"] = []
         self.diverged = False
-        weights = list(self.network.parameters())
-        matrices, others = ([w for w in weights if (w.ndim > 1) is several] for several in (True, False))
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, recipe.lr, fused=True)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.network, recipe), recipe.lr, fused=True)
 
     def resume(self):
         """Go back to what was saved."""
@@ -212,7 +219,7 @@ class Run:
     def step(self, lr) -> int:
         """Take one step at this rate and return how many pictures all processes saw."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["faster"]
         step, parts = self.progress["step"], self.accelerator.num_processes
         with dead_workers_named():
             loss, self.batch_size = halve_on_oom(self.backward, self.batch_size)

@@ -287,3 +287,21 @@ def test_the_card_tells_the_whole_learning_curve():
         {"minutes": 8.0, "pictures": 110, "loss": 0.5, "R@1": 0.1},
         {"minutes": 10.0, "pictures": 130, "loss": 0.5, "R@1": 0.3},
     ]
+
+
+def test_matrices_decay_and_named_parameters_learn_faster():
+    from course_utils.training import parameter_groups
+
+    network = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 4))
+    groups = parameter_groups(network, tiny(faster={"0.": 10.0}, weight_decay=0.2))
+    told = {(g["faster"], g["weight_decay"]): [tuple(p.shape) for p in g["params"]] for g in groups}
+    assert told == {(10.0, 0.2): [(5, 4)], (1.0, 0.2): [(4, 4)], (1.0, 0.0): [(4,)]}
+
+
+def test_a_faster_group_takes_larger_steps():
+    recipe = tiny(faster={"conv_in.weight": 10.0})
+    torch.manual_seed(0)
+    before = {key: value.clone() for key, value in recipe.model().state_dict().items()}
+    state = next(iter(train(recipe, minutes=1, device="cpu")))
+    moved = {key: (state.model.state_dict()[key] - value).abs().max() for key, value in before.items()}
+    assert moved["conv_in.weight"] == pytest.approx(10 * float(moved["conv_out.weight"]), rel=0.05)
