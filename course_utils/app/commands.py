@@ -162,7 +162,8 @@ def evaluate(args: argparse.Namespace) -> int:
     print(report.table(rows))
     if args.write:
         kept = {row: report.for_card(figures) for row, figures in rows.items()}
-        checkpoints.add_metrics(args.system, kept, args.folder)
+        drawn_by = SYSTEMS.get(args.system)
+        checkpoints.add_metrics((drawn_by.card if drawn_by else None) or args.system, kept, args.folder)
     return 0
 
 

@@ -21,7 +21,8 @@ class Entry:
     """A system before it is opened.
 
     inputs: what it reads, of "prompt", "guidance", "lora" and "prior"; steps, guidance: how it draws when nothing is
-    said; module: where its open_stages(device, folder, adapt) lies, which takes a prior too where it is an input.
+    said; module: where its open_stages(device, folder, adapt) lies, which takes a prior too where it is an input;
+    card: the checkpoint whose card keeps what an evaluation finds (None: that of the system's name).
     """
 
     summary: str
@@ -29,6 +30,7 @@ class Entry:
     steps: int
     guidance: float
     module: str
+    card: str | None = None
 
     def options(self, steps: int | None, guidance: float | None, seed: int) -> tuple[int, float, int]:
         """What is asked for, or the system's own for None; InputError for anything out of range."""
@@ -56,6 +58,7 @@ SYSTEMS = {
         20,
         2.0,
         "dalle2",
+        card="unclip-decoder",
     ),
 }
 UNPROMPTED, PROMPTED = "noise-predictor", "stable-diffusion"  # what draws when nobody names a system
