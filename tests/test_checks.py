@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from course_utils.checks.core import Exercise, check, hint
+from course_utils.generator.samplers import ddim, sample
 
 CHECKS = Path(__file__).parents[1] / "course_utils" / "checks"
 EXERCISES = {
@@ -170,129 +171,253 @@ WRONG = [
 
 
 # ------------------------------------------------------------------ notebook 03
-def trailing(steps, total, end=1, cut=False):
-    x = total - torch.arange(steps).double() * total / steps
-    return (x if cut else x.round()).long() - end
-
-
-def step_posterior(x0, xt, at, s, root=0.5):
-    a = at / s
-    return (s**root * (1 - a) * x0 + a**root * (1 - s) * xt) / (1 - at), (1 - s) * (1 - a) / (1 - at)
-
-
-def ddim_step(xt, e, at, s, eta, z, give=1):
-    sigma = eta * ((1 - s) / (1 - at) * (1 - at / s)).sqrt()
+def ddim_step(xt, e, at, s, eta, z, give=2, keep=None, power=0.5):
+    sigma = eta * ((1 - s) / (1 - at) * (1 - (at / s if keep is None else keep(at, s)))) ** power
     x0 = (xt - (1 - at).sqrt() * e) / at.sqrt()
-    return s.sqrt() * x0 + (1 - s - give * sigma**2).sqrt() * e + sigma * z
+    return s.sqrt() * x0 + (1 - s - (sigma**give if give else 0)).sqrt() * e + sigma * z
 
 
 def ahead(x0, before, l0, l1, l2, share=2.0):
     return x0 + (l2 - l1) / (share * (l1 - l0)) * (x0 - before)
 
 
-def turn(a, b, u, dim=1):
-    angle = torch.acos((a * b).sum(dim, True) / a.norm(dim=dim, keepdim=True) / b.norm(dim=dim, keepdim=True))
-    return (torch.sin((1 - u) * angle) * a + torch.sin(u * angle) * b) / torch.sin(angle)
+def distance(a, b, power=0.5):
+    return ((a - b) ** 2).mean(dim=(1, 2, 3)) ** power
+
+
+def from_the_finest(draw, budgets, **options):
+    best = draw(budgets[-1])
+    return torch.stack([distance(draw(steps), best, **options) for steps in budgets])
+
+
+def from_the_last_one(draw, budgets):
+    drawn = [draw(steps) for steps in (budgets[0], *budgets)]
+    return torch.stack([distance(a, b) for a, b in zip(drawn, drawn[1:])])
+
+
+def two_runs(model, xT, schedule, etas, options, seeds=(0, 1), fixed=None, change=0.0):
+    rows = []
+    for eta in etas:
+        a, b = (
+            sample(
+                ddim,
+                model,
+                xT + change * seed,
+                schedule,
+                eta=eta if fixed is None else fixed,
+                generator=torch.Generator().manual_seed(seed),
+                **options,
+            )
+            for seed in seeds
+        )
+        rows.append(distance(a, b))
+    return torch.stack(rows)
+
+
+def heun(slope, x, now, after, special=True, share=0.5, here=False):
+    first = slope(x, now)
+    euler = x + (after - now) * first
+    if special and after == 0:
+        return euler
+    return x + (after - now) * share * (first + slope(x if here else euler, after))
+
+
+def euler(slope, x, now, after):
+    return x + (after - now) * slope(x, now)
+
+
+def second_slope(slope, x, now, after):
+    return euler(slope, x, now, after) if after == 0 else x + (after - now) * slope(euler(slope, x, now, after), after)
+
+
+def ddim_loop(model, xT, alpha_bar, table, last=1.0, told=0, skip=0):
+    table = [int(t) for t in table] + [-1]
+    for i in range(len(table) - 1 - skip):
+        a, b = float(alpha_bar[table[i]]), float(alpha_bar[table[i + 1]]) if table[i + 1] >= 0 else float(last)
+        x0 = model(xT, torch.full((len(xT),), max(table[i + told], 0)))
+        xT = b**0.5 * x0 + (1 - b) ** 0.5 * (xT - a**0.5 * x0) / (1 - a) ** 0.5
+    return xT
+
+
+def as_it_was(model, xT, alpha_bar, table, **options):
+    return ddim_loop(model, xT, alpha_bar, table, last=alpha_bar[-1], **options)
 
 
 SOLUTIONS |= {
-    "03-spacing": trailing,
-    "03-posterior": step_posterior,
     "03-ddim": ddim_step,
     "03-multistep": ahead,
-    "03-slerp": turn,
+    "03-steps": from_the_finest,
+    "03-eta": two_runs,
+    "03-heun": heun,
+    "03-broken": ddim_loop,
 }
 WRONG += [
-    ("03-spacing", lambda s, n: (torch.arange(s) * (n // s)).flip(0), "leading"),
-    ("03-spacing", lambda s, n: trailing(s, n).flip(0), "from noise down"),
-    ("03-spacing", lambda s, n: trailing(s, n, end=0), "one too large"),
-    ("03-spacing", lambda s, n: trailing(s, n, cut=True), "cut off"),
-    ("03-spacing", lambda s, n: torch.linspace(n - 1, 0, s).round().long(), "linspace"),
-    ("03-spacing", lambda s, n: trailing(s, n).float(), "float32"),
-    ("03-spacing", lambda s, n: trailing(s, n).tolist(), "list"),
-    ("03-posterior", lambda x0, xt, at, s: (step_posterior(x0, xt, at, s)[0], 1 - at / s), "step forward"),
-    ("03-posterior", lambda *a: (step_posterior(*a)[0], step_posterior(*a)[1].sqrt()), "as a spread"),
-    ("03-posterior", lambda x0, xt, at, s: step_posterior(xt, x0, at, s), "exchanged"),
-    ("03-posterior", lambda *a: step_posterior(*a, root=1), "square roots"),
-    ("03-posterior", lambda *a: step_posterior(*a)[0], "2 things"),
     ("03-ddim", lambda *a: ddim_step(*a, give=0), "does not give way"),
+    ("03-ddim", lambda *a: ddim_step(*a, give=1), "subtract sigma ** 2"),
+    ("03-ddim", lambda *a: ddim_step(*a, keep=lambda at, s: at), "the ratio alpha_bar_t / alpha_bar_s"),
+    ("03-ddim", lambda *a: ddim_step(*a, power=1), "take its square root"),
     ("03-ddim", lambda xt, e, at, s, eta, z: ddim_step(xt, e, at, s, 1.0, z), "eta is not used"),
+    ("03-ddim", lambda xt, e, at, s, eta, z: ddim_step(xt, e, at, s, eta**0.5, z), "under the root"),
     ("03-ddim", lambda xt, e, at, s, eta, z: ddim_step(xt, e, at, s, eta, 0 * z), "fresh noise is missing"),
     ("03-ddim", lambda xt, e, at, s, eta, z: (xt - (1 - at).sqrt() * e) / at.sqrt(), "mix it with noise again"),
     ("03-ddim", lambda xt, e, at, s, eta, z: ddim_step(xt, e, at, s, eta, torch.randn_like(z)), "random"),
     ("03-multistep", lambda *a: ahead(*a, share=1.0), "2 is missing"),
     ("03-multistep", lambda *a: ahead(*a, share=-2.0), "sign"),
+    ("03-multistep", lambda x0, b, l0, l1, l2: x0 + (l2 - l1) / 2 * (l1 - l0) * (x0 - b), "brackets"),
     ("03-multistep", lambda x0, b, l0, l1, l2: x0 + (x0 - b) / 2, "equally long"),
-    ("03-multistep", lambda x0, b, l0, l1, l2: ahead(x0, b, l0, l1, l2) - x0, "not yet"),
-    ("03-slerp", lambda a, b, u: torch.lerp(a, b, u), "straight line"),
-    ("03-slerp", lambda a, b, u: turn(b, a, u), "exchanged"),
-    ("03-slerp", lambda a, b, u: turn(a.flatten(), b.flatten(), u, dim=0).view_as(a), "one angle"),
-    ("03-slerp", lambda a, b, u: F.normalize(turn(a, b, u)), "length 1"),
-    ("03-slerp", lambda a, b, u: turn(a, b, u)[0], "shape"),
+    ("03-multistep", lambda x0, b, l0, l1, l2: ahead(x0, b, l2, l1, l0), "upside down"),
+    ("03-multistep", lambda x0, b, l0, l1, l2: ahead(x0, b, l1, l2, l2 + l2 - l0), "not yet"),
+    ("03-multistep", lambda x0, b, l0, l1, l2: ahead(x0, b, l0, l1, l2) - x0, "add it to x0"),
+    ("03-steps", lambda *a: from_the_finest(*a, power=1), "root is missing"),
+    ("03-steps", from_the_last_one, "with the one before"),
+    ("03-steps", lambda draw, n: torch.stack([distance(draw(k), draw(n[0])) for k in n]), "yardstick"),
+    ("03-steps", lambda draw, n: torch.stack([(draw(k) - draw(n[-1])).flatten(1).norm(dim=1) for k in n]), "norms"),
+    ("03-steps", lambda draw, n: torch.stack([(draw(k) - draw(n[-1])).square().mean() ** 0.5 for k in n]), "pooled"),
+    ("03-steps", lambda draw, n: [distance(draw(k), draw(n[-1])) for k in n], "list"),
+    ("03-steps", lambda *a: from_the_finest(*a).T, "shape"),
+    ("03-eta", lambda *a: two_runs(*a, seeds=(0, 0)), "Seed 0 and seed 1"),
+    ("03-eta", lambda *a: two_runs(*a, fixed=0.0), "eta is not handed on"),
+    ("03-eta", lambda *a: two_runs(*a, fixed=1.0), "eta is 1 in every row"),
+    ("03-eta", lambda m, x, schedule, etas, o: two_runs(m, x, schedule, etas, {}), "options are not handed on"),
+    ("03-eta", lambda *a: two_runs(*a).square(), "root is missing"),
+    ("03-eta", lambda *a: two_runs(*a, seeds=(1, 2)), "seeds are exchanged or others"),
+    ("03-eta", lambda *a: two_runs(*a, change=0.1), "not yet"),
+    ("03-eta", lambda *a: two_runs(*a)[:, 0], "shape"),
+    ("03-heun", lambda *a: heun(*a, share=1.0), "halve the sum"),
+    ("03-heun", lambda *a: heun(*a, here=True), "at Euler's end"),
+    ("03-heun", lambda *a: heun(*a, special=False), "divides by 0"),
+    ("03-heun", euler, "this is Euler's step"),
+    ("03-heun", second_slope, "only the second slope"),
+    ("03-heun", lambda slope, x, now, after: heun(slope, x, after or now, now), "not"),
+    ("03-broken", as_it_was, "alpha_bar[-1]"),
+    ("03-broken", lambda *a: as_it_was(*a).clamp(-1, 1), "clipped"),
+    ("03-broken", lambda m, x, ab, table: ddim_loop(m, x, ab, table, last=ab[0]), "nearly"),
+    ("03-broken", lambda *a: ddim_loop(*a, last=0.0), "noise alone"),
+    ("03-broken", lambda *a: ddim_loop(*a, skip=1), "left out"),
+    ("03-broken", lambda *a: ddim_loop(*a, told=1), "the step it goes to"),
+    ("03-broken", lambda m, x, ab, table: ddim_loop(m, x, ab, table[::-1]), "from noise down"),
+    ("03-broken", lambda *a: ddim_loop(*a).double(), "float64"),
 ]
 
 
 # ------------------------------------------------------------------ notebook 04
-def joined(ids, pair, new_id, step=2, count=99):
+def joined(ids, pair, new_id, step=2, count=99, stop=0):
     out, i = [], 0
-    while i < len(ids):
+    while i < len(ids) - stop:
         hit = count > 0 and tuple(ids[i : i + 2].tolist()) == tuple(pair)
         out.append(new_id if hit else int(ids[i]))
         i, count = i + (step if hit else 1), count - hit
     return torch.tensor(out)
 
 
-def attention(q, k, v, mask, scale=None, dim=-1):
+def joined_by_for(ids, pair, new_id):
+    return torch.tensor([new_id if (int(ids[i]), int(ids[i + 1])) == pair else int(ids[i]) for i in range(len(ids))])
+
+
+def attention(q, k, v, mask, scale=None, dim=-1, hidden=float("-inf")):
     logits = q @ k.transpose(1, 2) / (scale or q.shape[-1] ** 0.5)
-    return logits.masked_fill(~mask[:, None], float("-inf")).softmax(dim) @ v
+    return logits.masked_fill(~mask[:, None], hidden).softmax(dim) @ v
 
 
 def attend_then_mask(q, k, v, mask):
     return (attention(q, k, torch.eye(k.shape[1]).expand(len(q), -1, -1), torch.ones_like(mask)) * mask[:, None]) @ v
 
 
-def hidden(mask, dropped):
-    first = torch.zeros_like(mask)
-    first[:, 0] = True
-    return torch.where(dropped[:, None], first, mask)
+def repaired(model, xt, t, context, mask, scale, *, first=None, then=None, guide=lambda u, c, s: (1 - s) * u + s * c):
+    start = torch.arange(mask.shape[1]).expand(mask.shape) == 0
+    masks = torch.cat([start if first is None else first, mask if then is None else then])
+    pred = model(torch.cat([xt, xt]), torch.cat([t, t]), context=torch.cat([context, context]), context_mask=masks)
+    return guide(*pred.chunk(2), scale)
+
+
+def by_names(model, xt, t, context, mask, scale):
+    start = torch.arange(mask.shape[1]).expand(mask.shape) == 0
+    twice = torch.cat([xt, xt]), torch.cat([t, t])
+    pred = model(*twice, context=torch.cat([context, context]), context_mask=torch.cat([mask, start]))
+    cond, uncond = pred.chunk(2)
+    return uncond + scale * (cond - uncond)
+
+
+def between(plain, guided, xt, t, low, high):
+    return guided(xt, t) if low <= t[0] <= high else plain(xt, t)
+
+
+def weighed(plain, guided, xt, t, low, high):
+    return torch.where(pp((low <= t) & (t <= high)), guided(xt, t), plain(xt, t))
+
+
+def side_by_side(left, right, xt, t, cut=lambda x: x.shape[-1] // 2):
+    return torch.cat([left(xt, t)[..., : cut(xt)], right(xt, t)[..., cut(xt) :]], dim=-1)
+
+
+def by_columns(left, right, xt, t):
+    return torch.where(torch.arange(xt.shape[-1]) < xt.shape[-1] // 2, left(xt, t), right(xt, t))
+
+
+def half_seen(left, right, xt, t):
+    m = xt.shape[-1] // 2
+    return torch.cat([left(xt[..., :m], t), right(xt[..., m:], t)], dim=-1)
 
 
 SOLUTIONS |= {
-    "04-merge": joined,
-    "04-text-vector": lambda ids, c, end: torch.stack([c[b, row.tolist().index(end)] for b, row in enumerate(ids)]),
     "04-cross-attention": lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m[:, None]),
-    "04-hide": hidden,
-    "04-guidance": lambda u, c, s: (1 - s) * u + s * c,
-    "04-word-map": lambda w, places, side: w[:, :, places].sum(-1).mean(0).reshape(side, side),
+    "04-merge": joined,
+    "04-broken-guidance": repaired,
+    "04-guidance-interval": between,
+    "04-two-prompts": side_by_side,
 }
 WRONG += [
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, torch.ones_like(m)), "mask is ignored"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, scale=1), "sqrt(d)"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, scale=q.shape[-1]), "divided by d"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, scale=k.shape[1] ** 0.5), "number of words"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, ~m), "other way round"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, ~m, hidden=-1e9), "other way round"),
+    ("04-cross-attention", attend_then_mask, "too late"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, dim=1), "runs over the pixels"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, dim=1, hidden=-1e4), "runs over the pixels"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, hidden=0), "logit 0"),
+    ("04-cross-attention", lambda q, k, v, m: attention(q, k, torch.eye(6).expand(3, 6, 6), m), "shape"),
+    ("04-cross-attention", lambda q, k, v, m: q @ k.mT / q.shape[-1] ** 0.5 * m[:, None] @ v, "no softmax"),
     ("04-merge", lambda ids, p, new: joined(ids, p, new, step=1), "one new token takes the place of two"),
     ("04-merge", lambda ids, p, new: joined(ids, p, new, count=1), "go on to the end"),
+    ("04-merge", lambda ids, p, new: joined(ids, p, new, stop=1), "last token is lost"),
     ("04-merge", lambda ids, p, new: joined(ids, p[::-1], new), "backwards"),
     ("04-merge", lambda ids, p, new: joined(joined(ids, p, new), p[::-1], new), "has an order"),
     ("04-merge", lambda ids, p, new: joined(ids, p, new).tolist(), "list"),
-    ("04-text-vector", lambda ids, c, end: c[:, -1], "padding"),
-    ("04-text-vector", lambda ids, c, end: c.mean(1), "mean"),
-    ("04-text-vector", lambda ids, c, end: c[range(len(ids)), ids.argmax(1)], "OpenAI"),
-    ("04-text-vector", lambda ids, c, end: c[ids == end], "shape"),
-    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, torch.ones_like(m)), "mask is ignored"),
-    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, scale=1), "sqrt(d)"),
-    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, ~m), "nan"),
-    ("04-cross-attention", attend_then_mask, "too late"),
-    ("04-cross-attention", lambda q, k, v, m: attention(q, k, v, m, dim=1), "nan"),
-    ("04-hide", lambda m, d: m & ~d[:, None], "start mark is hidden too"),
-    ("04-hide", lambda m, d: hidden(m, ~d), "wrong texts"),
-    ("04-hide", lambda m, d: hidden(m, d).float(), "float32"),
-    ("04-hide", lambda m, d: m.masked_fill_(d[:, None], False), "in place"),
-    ("04-guidance", lambda u, c, s: (1 + s) * c - s * u, "counts from 0"),
-    ("04-guidance", lambda u, c, s: c + s * (u - c), "exchanged"),
-    ("04-guidance", lambda u, c, s: u - s * (c - u), "sign"),
-    ("04-guidance", lambda u, c, s: s * (c - u), "direction alone"),
-    ("04-word-map", lambda w, p, n: w.mean(0)[:, p].mean(1).view(n, n), "averaged"),
-    ("04-word-map", lambda w, p, n: w.sum(0)[:, p].sum(1).view(n, n), "heads are added"),
-    ("04-word-map", lambda w, p, n: w.mean(0)[:, p].sum(1).view(n, n).T, "changed places"),
-    ("04-word-map", lambda w, p, n: w.mean(0)[:, p].sum(1), "shape"),
+    ("04-merge", joined_by_for, "IndexError"),
+    ("04-broken-guidance", lambda *a: repaired(*a, first=a[4]), "no effect"),
+    ("04-broken-guidance", lambda *a: repaired(*a, guide=lambda c, u, s: u + s * (c - u)), "what the suspect does"),
+    ("04-broken-guidance", lambda *a: repaired(*a, guide=lambda u, c, s: c + s * (c - u)), "formula changed"),
+    ("04-broken-guidance", lambda *a: repaired(*a, guide=lambda u, c, s: u - s * (c - u)), "sign"),
+    ("04-broken-guidance", lambda *a: repaired(*a, guide=lambda u, c, s: c), "no effect"),
+    ("04-broken-guidance", lambda *a: repaired(*a, first=torch.zeros_like(a[4])), "start mark is hidden too"),
+    ("04-broken-guidance", lambda *a: repaired(*a, guide=lambda u, c, s: s * (c - u)), "not yet"),
+    ("04-guidance-interval", lambda p, q, *rest: between(q, p, *rest), "exchanged"),
+    ("04-guidance-interval", lambda p, q, x, t, lo, hi: between(p, q, x, t, lo + 1, hi - 1), "ends of the interval"),
+    ("04-guidance-interval", lambda p, q, x, t, lo, hi: q(x, t) if t[0] <= hi else p(x, t), "only the upper end"),
+    ("04-guidance-interval", lambda p, q, x, t, lo, hi: q(x, t) if lo <= t[0] else p(x, t), "only the lower end"),
+    ("04-guidance-interval", lambda p, q, x, t, lo, hi: p(x, t), "never guides"),
+    ("04-guidance-interval", lambda p, q, x, t, lo, hi: q(x, t), "every step"),
+    ("04-guidance-interval", weighed, "both models run"),
+    ("04-guidance-interval", lambda p, q, x, t, lo, hi: q(x, t) if lo <= t <= hi else p(x, t), "RuntimeError"),
+    ("04-two-prompts", lambda a, b, x, t: side_by_side(b, a, x, t), "sides are exchanged"),
+    ("04-two-prompts", lambda a, b, x, t: side_by_side(a, b, x, t, cut=lambda x: 16), "half the width"),
+    ("04-two-prompts", half_seen, "only half of xt"),
+    (
+        "04-two-prompts",
+        lambda a, b, x, t: torch.cat([a(x, t)[..., :4, :], b(x, t)[..., 4:, :]], dim=-2),
+        "top and bottom",
+    ),
+    ("04-two-prompts", lambda a, b, x, t: (a(x, t) + b(x, t)) / 2, "blend"),
+    ("04-two-prompts", lambda a, b, x, t: a(x, t), "left model's"),
+    ("04-two-prompts", lambda a, b, x, t: torch.cat([a(x, t), b(x, t)], dim=-1), "shape"),
 ]
+
+
+@pytest.mark.parametrize(("name", "other"), [("04-broken-guidance", by_names), ("04-two-prompts", by_columns)])
+def test_text_exercises_accept_another_way(name, other):
+    assert check(name, other)
 
 
 # ------------------------------------------------------------------ notebook 05

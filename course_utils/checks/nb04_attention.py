@@ -1,4 +1,4 @@
-"""The exercises on attention between pixels and words."""
+"""The exercise on attention between pixels and words."""
 
 from __future__ import annotations
 
@@ -48,65 +48,38 @@ CROSS_ATTENTION = Exercise(
             lambda q, k, v, mask: attention(q, k, v, mask, hidden=0.0),
         ),
         ("the mask comes too late: put -inf before softmax, so that the weights that stay add up to 1.", _masked_late),
+        *(
+            (
+                "softmax runs over the pixels (with -inf a hidden word's column is then nan): each pixel shares its "
+                "attention out over the words, so softmax runs over the last axis.",
+                lambda q, k, v, mask, hidden=hidden: attention(q, k, v, mask, dim=1, hidden=hidden),
+            )
+            for hidden in (float("-inf"), -1e9)
+        ),
+        *(
+            (
+                "the mask is read the other way round: it is True where a word counts, and the others get -inf.",
+                lambda q, k, v, mask, hidden=hidden: attention(q, k, v, ~mask, hidden=hidden),
+            )
+            for hidden in (float("-inf"), -1e9)
+        ),
         (
-            "softmax runs over the pixels: each pixel shares itself out over the words, so it runs over the last axis.",
-            lambda q, k, v, mask: attention(q, k, v, mask, dim=1, hidden=-1e9),
+            "the products are divided by the root of the number of words; d is the width of a query.",
+            lambda q, k, v, mask: attention(q, k, v, mask, scale=k.shape[1] ** 0.5),
+        ),
+        (
+            "there is no softmax: each pixel's row of products must become shares that add up to 1.",
+            lambda q, k, v, mask: (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5 * mask[:, None]) @ v,
+        ),
+        (
+            "each pixel takes the one word that fits best: softmax makes shares, the maximum does not.",
+            lambda q, k, v, mask: attention(q, k, v, mask, scale=1e-6),
         ),
     ),
     hints=(
         "Compare every pixel with every word, turn each pixel's row into shares, mix the values by these shares.",
         "q @ k.transpose(1, 2) is (B, N, L); hidden words get -inf in it, through mask[:, None]; then softmax(-1).",
-        "logits = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5; logits = logits.masked_fill(~mask[:, None], "
-        'float("-inf")); return logits.softmax(-1) @ v.',
-    ),
-)
-
-
-def map_case(g: torch.Generator, i: int) -> tuple:
-    """(weights (heads, N, L), places, side): shares of attention, and a word of two or three tokens."""
-    side, length = 3 + i, 7
-    weights = torch.randn(2 + i % 3, side * side, length, generator=g).softmax(-1)
-    return weights, [2, 3] if i % 2 else [1, 2, 5], side
-
-
-def word_map(weights, places, side):
-    """Mean over heads, sum over the word's tokens, as a square."""
-    return weights.mean(0)[:, places].sum(1).view(side, side)
-
-
-WORD_MAP = Exercise(
-    reference=word_map,
-    cases=map_case,
-    tolerance=1e-5,
-    mistakes=(
-        (
-            "the heads are added; take their mean, so that a pixel's shares still add up to 1.",
-            lambda w, places, side: word_map(w, places, side) * len(w),
-        ),
-        (
-            "the tokens of the word are averaged; their shares add up.",
-            lambda w, places, side: word_map(w, places, side) / len(places),
-        ),
-        (
-            "only the first token of the word counts here: add all its places.",
-            lambda w, places, side: word_map(w, places[:1], side),
-        ),
-        (
-            "rows and columns have changed places: the N places run along the rows, as view(side, side) reads them.",
-            lambda w, places, side: word_map(w, places, side).T,
-        ),
-        (
-            "only the first head is read: take the mean over dimension 0.",
-            lambda w, places, side: word_map(w[:1], places, side),
-        ),
-        (
-            "the map is stretched to 1; here the shares themselves are asked.",
-            lambda w, places, side: word_map(w, places, side) / word_map(w, places, side).max(),
-        ),
-    ),
-    hints=(
-        "Three steps: mean over heads, add the word's tokens, bend the row of N places into a square.",
-        "weights.mean(dim=0) is (N, L); [:, places] picks the columns of the word.",
-        "weights.mean(dim=0)[:, places].sum(dim=1).view(side, side).",
+        "Four operations in this order: product over the root of d, masked_fill with ~mask[:, None], softmax over the "
+        "words, product with v.",
     ),
 )
