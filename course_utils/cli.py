@@ -90,6 +90,7 @@ def draw_options(draw: Parser) -> None:
         help="xp7, style-3d, or a LoRA's .safetensors file or folder (./xp7 for one named so); said twice: their sum",
     )
     draw.add_argument("--prior", metavar="PRIOR", help="of dalle2: diffusion, ar or none (default: diffusion)")
+    draw.add_argument("--size", type=int, help="pixels a side: the system's own (default), or 256, enlarged by Imagen")
     draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
     draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
 
