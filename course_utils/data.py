@@ -128,6 +128,11 @@ def tokenizer_file() -> Path:
     return _checked(DATA_DIR / "tokenizer.json")
 
 
+def text_encoder_files() -> tuple[Path, Path]:
+    """The paths of the frozen language model and of its tokenizer, checked. DataError if one is missing or altered."""
+    return _checked(DATA_DIR / "text_encoder.safetensors"), _checked(DATA_DIR / "text_encoder.json")
+
+
 def load_emoji(
     size: int = 64, styles: tuple[str, ...] = FLAT_STYLES, groups: tuple[str, ...] | None = None, split: str = "train"
 ) -> Emoji:

@@ -78,6 +78,7 @@ def draw(args: argparse.Namespace) -> int:
             args.lora,
             show_progress(),
             args.prior,
+            args.size,
         )
     from PIL import Image
 

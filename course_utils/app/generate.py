@@ -65,6 +65,7 @@ def draw_pictures(
     lora: str | Path | list | None = None,
     progress: Callable[[int, int], None] | None = None,
     prior: str | None = None,
+    size: int | None = None,
 ) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
 
@@ -72,8 +73,8 @@ def draw_pictures(
     the system's own; seed 0..2**32-1: picture i of a seed is the same for every count and device (to rounding);
     negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones); lora: a shipped
     LoRA's name or a file, or a list of them whose sum is taken, for stable-diffusion; progress(done, total): called
-    after every step; prior: "diffusion", "ar" or "none", for dalle2. A PromptWarning names words that the system was
-    never shown.
+    after every step; prior: "diffusion", "ar" or "none", for dalle2; size: pixels a side, the system's own (None) or
+    256. A PromptWarning names words that the system was never shown.
     Raises InputError for anything out of range, CheckpointError for a missing or damaged checkpoint.
     """
     name = default_system(system, prompt)
@@ -82,7 +83,8 @@ def draw_pictures(
     prompt, negative = (text if text is None else errors.prompt_text(text) for text in (prompt, negative))
     if "prompt" in SYSTEMS[name].inputs and prompt is None:
         raise errors.InputError(f'{name} draws what a prompt says: give it one, such as "pink butterfly"')
-    return draw_prompts(name, [prompt] * count, steps, seed, guidance, negative, device, folder, progress, lora, prior)
+    prompts = [prompt] * count
+    return draw_prompts(name, prompts, steps, seed, guidance, negative, device, folder, progress, lora, prior, size)
 
 
 def draw_prompts(
@@ -97,6 +99,7 @@ def draw_prompts(
     progress: Callable[[int, int], None] | None = None,
     lora: str | Path | list | None = None,
     prior: str | None = None,
+    size: int | None = None,
 ) -> np.ndarray:
     """Draw a picture for each prompt, uint8 (N, H, W, 3), the i-th from the seed's i-th noise; see `draw_pictures`."""
     adapt = None
@@ -104,7 +107,7 @@ def draw_prompts(
         from course_utils.interop.lora_files import lora_adapter, unet_folder
 
         adapt, folder = lora_adapter(lora, folder), unet_folder(lora, folder)
-    opened = open_system(system, device, folder, adapt, lora_names(lora), prior)
+    opened = open_system(system, device, folder, adapt, lora_names(lora), prior, size)
     return opened.draw(prompts, seed, steps, guidance, negative, progress)
 
 

@@ -40,6 +40,7 @@ SHOWN = {
     "stable-diffusion": Shown(STABLE_DIFFUSION),
     "stable-diffusion-clip": Shown(None, FLAT_STYLES, sentences=True),
     "dalle2": Shown(STABLE_DIFFUSION, FLAT_STYLES, sentences=True),
+    "imagen": Shown(None, FLAT_STYLES, sentences=True),
 }
 
 

@@ -21,7 +21,14 @@ from course_utils.evaluation.intervals import Estimate, Mean, Share
 from course_utils.evaluation.metrics import alignment, held_out_accuracy, psnr
 from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts
 from course_utils.interop.lora_files import lora_adapter
-from course_utils.recipes import stable_diffusion, stable_diffusion_clip, style_3d, text_pixel, unclip_decoder
+from course_utils.recipes import (
+    imagen_base,
+    stable_diffusion,
+    stable_diffusion_clip,
+    style_3d,
+    text_pixel,
+    unclip_decoder,
+)
 from course_utils.systems.registry import PROMPTED, SYSTEMS, open_system
 
 COLUMNS = {
@@ -36,7 +43,6 @@ COLUMNS = {
     "perceptual": "perceptual",
     "power": "high freq.",
     "consistency": "consistency",
-    "frechet": "Fréchet",
     "concept_real": "before it",
     "subject": "subject",
     "prompt": "prompt",
@@ -57,7 +63,6 @@ UNITS = {  # decimals and unit of what is a mean; everything else is a share
     "perceptual": (3, ""),
     "power": (2, " x"),
     "consistency": (1, " dB"),
-    "frechet": (1, ""),
     "subject": (2, ""),
     "PRES": (2, ""),
     "DIV": (2, ""),
@@ -77,6 +82,7 @@ TRAINING_PICTURES = {
     "stable-diffusion-clip": stable_diffusion_clip.emoji,
     "style-3d": style_3d.emoji,
     "dalle2": unclip_decoder.emoji,
+    "imagen": imagen_base.emoji,
 }
 
 
