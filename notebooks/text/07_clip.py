@@ -610,6 +610,19 @@ print(f"right English name: drawings of the training set {seen_named}, held-out 
 print("what limits: the drawings seen; it knows those far better." if seen_named.low > named.high else "what limits: not the number of drawings, for it knows them no better; more training, or a larger network.")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
+# **How it learned.** Every few minutes of its training the checkpoint was asked the same on 400 held-out pictures; its card keeps the answers.
+
+# %% slideshow={"slide_type": "-"}
+from course_utils import checkpoints
+
+curve = [point for point in checkpoints.card("clip")["curve"] if "concept" in point]
+kinds = {"R@1": "its caption of 400, first", "concept_top5": "its name of 1,015, among five", "concept": "its name, first"}
+lines = {label: [point[key] for point in curve] for key, label in kinds.items()}
+plotting.plot_lines([point["minutes"] for point in curve], lines, "minutes of training", "share right", "CLIP learns: 400 held-out pictures, English", direct_labels=False)
+print("after", ", ".join(f"{p['minutes']:.0f} min and {p['pictures']:,.0f} pairs {p['concept']:.0%}" for p in curve[::3]), "named right")
+plt.show()
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
 # Nobody trained a classifier: 1,015 names became its weights just now. Next, **retrieval**: 400 pictures and 400 full captions look for their partners. And English captions look for their Chinese
 # translations, although no two captions were ever compared in the loss.
 
