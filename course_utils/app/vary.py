@@ -77,5 +77,5 @@ def vary_picture(
 
     given = load_photo(picture)
     system = open_dalle2("none", best_device(device), folder)
-    *_, last = system.vary(given.repeat(count, axis=0), eta, steps, guidance, torch.Generator().manual_seed(seed))
+    *_, last = system.vary(given, count, eta, steps, guidance, torch.Generator().manual_seed(seed))
     return np.concatenate([given, to_uint8(system.decode(last.xt))])

@@ -76,7 +76,8 @@ def evaluate_feeds(
     """Draw n prompts that say all, and names `draws` times each, from vectors made in every way; as `evaluate`.
 
     The decoder sees the vector alone, but for the last two ways, which give it the prompt too. "another's": the true
-    vector of another prompt, so that its row shows what the vector decides. About five minutes of two cores.
+    vector of another prompt, so that its row shows what the vector decides. Last, variations of real pictures. About
+    six minutes of two cores.
     """
     system, evaluator, known = open_dalle2("none", folder=folder), load_evaluator(), concepts("dalle2")
     feeds = plain_feeds(system.clip, *training_pairs(system.clip)) | prior_feeds(system.clip, folder)
@@ -99,6 +100,23 @@ def evaluate_feeds(
             rows[f"{kind}: {name}"] = judge(evaluator, x, asked, real if kind == "name" else None, each)
         rows[f"{kind}: real pictures"] = judge(evaluator, real, asked, real if kind == "name" else None, each)
     (progress or (lambda done, total: None))(total, total)
+    return rows | judge_variations(system, evaluator, [bare[i % len(LANGUAGES)][i] for i in range(names)], draws)
+
+
+def judge_variations(system: DALLE2, evaluator: Evaluator, single: list, draws: int) -> dict[str, dict[str, float]]:
+    """The rows of a picture of each prompt, varied `draws` times with little and with much fresh noise.
+
+    diversity is measured against `draws` different real pictures of each thing.
+    """
+    rows, generator = {}, torch.Generator().manual_seed(0)
+    asked = [prompt for prompt in single for _ in range(draws)]
+    given, real = true_pictures(single, 1, seed=500), true_pictures(single, draws)
+    for eta in (0.0, 0.5, 1.0):
+        made = []
+        for part in given.split(BATCH // draws):
+            *_, last = system.vary(part, draws, eta, generator=generator)
+            made.append(system.decode(last.xt).cpu())
+        rows[f"variations, eta {eta:g}"] = judge(evaluator, torch.cat(made), asked, real, draws)
     return rows
 
 

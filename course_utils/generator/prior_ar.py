@@ -6,7 +6,7 @@ text tokens, text_embed, code of z_i·z_t, codes so far ──► causal Transfo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -175,7 +175,7 @@ class ARPrior(nn.Module):
         context: torch.Tensor,
         text_embed: torch.Tensor,
         scale: float = 1.0,
-        away: tuple[torch.Tensor, torch.Tensor] | None = None,
+        away: Sequence[torch.Tensor] | None = None,
     ) -> Iterator[State]:
         """Draw the codes one by one from noise (B, 1 + K); yields States whose xt are image vectors so far (B, D).
 

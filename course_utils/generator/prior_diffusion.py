@@ -7,6 +7,8 @@ text tokens, text_embed, step, noised image_embed, query ──► causal Transf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -102,7 +104,7 @@ class PriorTransformer(nn.Module):
 
 
 def guided_prior(
-    prior: nn.Module, text: tuple[torch.Tensor, ...], scale: float = 1.0, away: tuple[torch.Tensor, ...] | None = None
+    prior: nn.Module, text: Sequence[torch.Tensor], scale: float = 1.0, away: Sequence[torch.Tensor] | None = None
 ) -> Model:
     """A model (xt, t) -> x0 that follows B captions with this scale.
 

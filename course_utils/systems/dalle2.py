@@ -152,9 +152,9 @@ class DALLE2:
 
     def ar_model(self, prompts, guidance=None, negative=None, before=None) -> Callable:
         """The autoregressive prior for B prompts: noise (B, codes) -> States of image vectors."""
-        text, away = self.encode_prompt(prompts), self.encode_prompt([""] * len(prompts))
-        context, no_text = (text.context, text.text_embed), (away.context, away.text_embed)
-        return lambda noise: self.prior.sample(noise, *context, self.prior_guidance, no_text)
+        text, away = self.encode_prompt(prompts), self.encode_prompt([""])
+        no_text = [spread("captions", x, len(text.mask)) for x in (away.context, away.text_embed)]
+        return lambda noise: self.prior.sample(noise, text.context, text.text_embed, self.prior_guidance, no_text)
 
     def decoder_model(
         self,
@@ -210,20 +210,22 @@ class DALLE2:
     def vary(
         self,
         pictures: torch.Tensor | np.ndarray,
+        count: int = 1,
         eta: float = 1.0,
         steps: int = 50,
         guidance: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Iterator[State]:
-        """Draw pictures (B, 3, 64, 64) anew from their image vectors; yields DDIM's States.
+        """Draw pictures (B, 3, 64, 64) anew from their image vectors, `count` times each; yields DDIM's States.
 
         Each is taken back to the noise that draws it, by inversion; eta: 0 returns the picture, larger shares of fresh
         noise keep only what its vector holds. Ramesh et al. 2022, section 3.1. Built in notebook 08.
         """
         image_embed = self.embed(pictures)
         *_, last = invert(self.decoder_model(image_embed), self.encode(pictures), SCHEDULE, steps, self.prediction)
+        xT, image_embed = (x.repeat_interleave(count, dim=0) for x in (last.xt, image_embed))
         options = {"eta": eta, "generator": generator}
-        yield from self.draw_vectors(last.xt, image_embed, "", steps, guidance, sampler=ddim, **options)
+        yield from self.draw_vectors(xT, image_embed, "", steps, guidance, sampler=ddim, **options)
 
 
 def prior_walk(model: Model, xT: torch.Tensor, steps: int) -> Iterator[State]:
