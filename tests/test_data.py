@@ -27,7 +27,16 @@ from course_utils.data import (
 from course_utils.errors import DataError
 
 COMPLETE = (*FIRST_STYLES, "3d")  # the styles that have every concept
-FILES = ["emoji_256.parquet", "emoji_64.parquet", "scenes_256.parquet", "splits.json", "tokenizer.json", "xp7.parquet"]
+FILES = [
+    "emoji_256.parquet",
+    "emoji_64.parquet",
+    "scenes_256.parquet",
+    "splits.json",
+    "text_encoder.json",
+    "text_encoder.safetensors",
+    "tokenizer.json",
+    "xp7.parquet",
+]
 
 
 def everything(size=16):

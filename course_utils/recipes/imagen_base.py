@@ -19,8 +19,9 @@ from course_utils.devices import autocast, best_device
 from course_utils.generator.objectives import diffusion_loss, sample_timesteps
 from course_utils.layers import resize
 from course_utils.recipes.latent_base import COLORS
-from course_utils.systems.imagen import CONTEXT_DIM, PREDICTION, SCHEDULE, SIZE, SR1_SIDE, open_text
+from course_utils.systems.imagen import PREDICTION, SCHEDULE, SIZE, SR1_SIDE, open_text, text_digest
 from course_utils.systems.imagen import make_base as model
+from course_utils.text_encoder.frozen import FrozenText
 from course_utils.training import Recipe
 
 CAPTIONS = 49_152  # read once by the language model: seven and more of each picture
@@ -60,13 +61,13 @@ def compose_captions(count: int, seed: int) -> tuple[dict[str, list], list[str]]
     return shown, [write_caption(source.emoji.meta[i], color, place, rng) for i, color, place in rows]
 
 
-def read(captions: list[str], num_layers: int | None = None) -> dict[str, torch.Tensor]:
-    """Return the language model's states of N captions in a row: "states" (T, 384), float16, and "ends" (N + 1,).
+def read(captions: list[str], text: FrozenText | None = None) -> dict[str, torch.Tensor]:
+    """Return a text encoder's states of N captions in a row: "states" (T, D), float16, and "ends" (N + 1,).
 
-    num_layers: of the model (None: all). What fills a text up is left out.
+    text: the encoder (None: the shipped language model). What fills a text up is left out.
     """
     device = best_device()
-    text, parts, ends = open_text(device, num_layers), [], [0]
+    text, parts, ends = open_text(device) if text is None else text, [], [0]
     for start in range(0, len(captions), CHUNK):
         with torch.inference_mode(), autocast(device):
             ids, mask = (x.to(device) for x in text.tokenize(captions[start : start + CHUNK]))
@@ -96,9 +97,9 @@ def captions() -> dict[str, torch.Tensor]:
 
 
 def context_of(index: list[int], read_before: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-    """Return the states of some captions, (n, 32, 384), zero beyond their ends."""
+    """Return the states of some captions, (n, 32, D), zero beyond their ends; read_before: as `read` gives them."""
     found = captions() if read_before is None else read_before
-    context = torch.zeros(len(index), TOKENS, CONTEXT_DIM)
+    context = torch.zeros(len(index), TOKENS, found["states"].shape[1])
     for row, i in zip(context, index):
         said = found["states"][found["ends"][i] : found["ends"][i + 1]]
         row[: len(said)] = said
@@ -135,12 +136,18 @@ def loss(network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Ge
     return diffusion_loss(network, x0, SCHEDULE, PREDICTION, generator, t=t, context=batch["context"])
 
 
+def measure(network: nn.Module) -> dict[str, str]:
+    """Return what the card says besides: which language model the network learnt to read."""
+    return {"text_encoder": text_digest()}
+
+
 RECIPE = Recipe(
     name="imagen-base",
     summary="paints all 1,015 things in 16x16 pixels, Imagen's first stage; a frozen language model reads the prompt",
     model=model,
     batch=batch,
     loss=loss,
+    measure=measure,
     batch_size=64,
     lr=8e-4,
     warmup=200,

@@ -7,7 +7,7 @@ from torch import nn
 
 from course_utils.decoder.super_resolution import make_low, sample_levels, to_residual
 from course_utils.generator.objectives import diffusion_loss
-from course_utils.recipes.imagen_base import examples
+from course_utils.recipes.imagen_base import examples, measure
 from course_utils.systems.imagen import SIZE, SR1_STD
 from course_utils.systems.imagen import make_sr1 as model
 from course_utils.systems.super_resolution import PREDICTION, SCHEDULE
@@ -35,6 +35,7 @@ RECIPE = Recipe(
     model=model,
     batch=batch,
     loss=loss,
+    measure=measure,
     batch_size=32,
     lr=8e-4,
     warmup=200,

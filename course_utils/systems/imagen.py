@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torch import nn
 from course_utils import checkpoints
 from course_utils.data import text_encoder_files
 from course_utils.decoder.super_resolution import EfficientUNet
-from course_utils.errors import GUIDANCE, number, prompt_list
+from course_utils.errors import GUIDANCE, CheckpointError, number, prompt_list
 from course_utils.generator.guidance import guided
 from course_utils.generator.objectives import Model
 from course_utils.generator.pixel_unet import PixelUNet
@@ -73,9 +72,9 @@ class Imagen:
 
 
 def make_base() -> PixelUNet:
-    """The untrained base: 15.9 M parameters, attention at 8x8 and at 4x4."""
+    """The untrained base, attention at 8x8 and at 4x4. With 240 channels there its file would be larger than 32 MB."""
     unet = PixelUNet(
-        channels=(64, 128, 240),
+        channels=(64, 128, 224),
         num_res_blocks=1,
         attention=(False, True, True),
         num_heads=4,
@@ -102,10 +101,26 @@ def open_text(device: torch.device | str | None = None, num_layers: int | None =
     return e5(*text_encoder_files(), num_layers, device=device)
 
 
+def text_digest() -> str:
+    """The SHA-256 of the shipped language model: cards of what learnt with it bear it."""
+    return checkpoints.sha256(text_encoder_files()[0])
+
+
+def load_reader(name: str, network: nn.Module, device: torch.device | None, folder: str | Path | None) -> nn.Module:
+    """A trained network that reads what the language model says; CheckpointError if it learnt with another one."""
+    network = checkpoints.load(name, network, device, folder)
+    if checkpoints.card(name, folder).get("text_encoder") not in (None, text_digest()):
+        raise CheckpointError(
+            f"{name}.safetensors learnt with another language model than data/text_encoder.safetensors: `course train "
+            f"{name} --minutes 60 --replace` makes it fit, or `git checkout -- data` brings the shipped ones back"
+        )
+    return network
+
+
 def open_imagen(device: torch.device | None = None, folder: str | Path | None = None) -> Imagen:
     """The system with the shipped weights. Raises CheckpointError when a checkpoint is missing or damaged."""
-    load = partial(checkpoints.load, device=device, folder=folder)
-    base, sr1 = load("imagen-base", make_base()), load("imagen-sr1", make_sr1())
+    base = load_reader("imagen-base", make_base(), device, folder)
+    sr1 = load_reader("imagen-sr1", make_sr1(), device, folder)
     return Imagen(open_text(device), base, SuperResolution(sr1, SR1_SIDE, SR1_STD, steps=12, level=0.05))
 
 
