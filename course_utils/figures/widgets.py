@@ -120,15 +120,18 @@ def prompt_box(
     steps: int = 50,
     guidance: float = 3.0,
     seed: int = 0,
+    sizes: dict[str, int | None] | None = None,
 ) -> None:
     """A text field, a choice of system, sliders and a Draw button; the picture is drawn beneath, in place.
 
     draw(prompt, system, steps, guidance, seed) -> Figure; it may raise ValueError with one clear sentence.
-    systems: name -> which of "prompt", "guidance" it takes; the others are greyed out, and a word says why.
+    systems: name -> which of "prompt", "guidance" it takes; the others are greyed out, and a word says why. sizes: what
+    to call them -> pixels a side, the first at the start; with them, draw takes a `size` too.
     Without a front-end: the figure at the starting values. Built in notebook 00.
     """
     systems = systems or {"noise-predictor": ()}
     values = {"prompt": prompt, "system": next(iter(systems)), "steps": steps, "guidance": guidance, "seed": seed}
+    values |= {"size": next(iter(sizes.values()))} if sizes else {}
     if not has_front_end():
         print("(Open the notebook in JupyterLab for the prompt box; this is its first drawing.)")
         _show(draw(**values))
@@ -136,26 +139,15 @@ def prompt_box(
     from IPython.display import display
     from ipywidgets import VBox
 
-    fields, why, button, message = prompt_fields(systems, values)
-    display(
-        VBox(
-            [
-                fields["prompt"],
-                fields["system"],
-                why,
-                fields["steps"],
-                fields["guidance"],
-                fields["seed"],
-                button,
-                message,
-            ]
-        )
-    )
+    fields, why, button, message = prompt_fields(systems, values, sizes)
+    first, others = ("prompt", "system"), ("steps", "guidance", "seed", "size")
+    rows = [[fields[name] for name in names if name in fields] for names in (first, others)]
+    display(VBox([*rows[0], why, *rows[1], button, message]))
     handle = _show(draw(**values))
     button.on_click(lambda _: _redraw(draw, fields, message, handle))
 
 
-def prompt_fields(systems: dict, values: dict):
+def prompt_fields(systems: dict, values: dict, sizes: dict | None = None):
     """The widgets of `prompt_box`: (fields by name, why something is grey, button, message)."""
     from ipywidgets import HTML, Button, Dropdown, FloatSlider, IntSlider, Layout, Text
 
@@ -165,9 +157,10 @@ def prompt_fields(systems: dict, values: dict):
         "steps": partial(IntSlider, min=1, max=200),
         "guidance": partial(FloatSlider, min=1, max=15, step=0.5),
         "seed": partial(IntSlider, min=0, max=999),
+        "size": partial(Dropdown, options=list((sizes or {}).items())),
     }
     fields = {
-        name: widget(value=values[name], description=name, layout=Layout(width="36em")) for name, widget in make.items()
+        name: make[name](value=value, description=name, layout=Layout(width="36em")) for name, value in values.items()
     }
     why = HTML()
 
