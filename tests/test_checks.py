@@ -1,7 +1,6 @@
 """Every exercise's check accepts its solution, and answers typical wrong answers with a word that helps."""
 
 import importlib
-import math
 from pathlib import Path
 
 import pytest
@@ -51,40 +50,46 @@ def double_training_example(x0, alpha_bar, generator):
     return xt, t, eps
 
 
-def time_embedding(t, dim):
-    half = dim // 2
-    angle = t.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(half) / half)
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
+def labelled(xt, data, labels, wanted, a, fade=1.0, scale=2.0, mean=lambda w, d: w @ d):
+    d = data[labels == wanted]
+    d2 = ((xt[:, None] - a.sqrt() ** fade * d[None]) ** 2).sum(-1)
+    return mean(torch.softmax(-d2 / (scale * (1 - a)), dim=1), d)
 
 
-def table_undo(xt, e, t, ab):
-    a = pp(ab[t].to(xt.dtype))
-    return (xt - (1 - a).sqrt() * e) / a.sqrt()
+def labelled_by_hand(xt, data, labels, wanted, a):
+    d = data[labels == wanted]
+    w = torch.exp(-((xt[:, None] - a.sqrt() * d[None]) ** 2).sum(-1) / (2 * (1 - a)))
+    return w / w.sum(1, keepdim=True) @ d
 
 
-def ideal(xt, data, a, scale=2.0):
-    d2 = ((xt[:, None] - a.sqrt() * data[None]) ** 2).sum(-1)
-    return torch.softmax(-d2 / (scale * (1 - a)), dim=1) @ data
+def error_share(model, x0, eps, t, alpha_bar, told=None, blind=lambda x0: x0.mean(0), clip=False):
+    a = alpha_bar[t].to(x0.dtype)
+    xt = a.sqrt() * x0 + (1 - a).sqrt() * eps
+    pred = model(xt, torch.full((len(x0),), t if told is None else told))
+    guess = (xt - (1 - a).sqrt() * pred) / a.sqrt()
+    return (((guess.clamp(-1, 1) if clip else guess) - x0) ** 2).mean() / ((blind(x0) - x0) ** 2).mean()
 
 
-def ideal_by_hand(xt, data, a):
-    w = torch.exp(-((xt[:, None] - a.sqrt() * data[None]) ** 2).sum(-1) / (2 * (1 - a)))
-    return w / w.sum(1, keepdim=True) @ data
+def noise_share(model, x0, eps, t, alpha_bar, factor=lambda a: 1):
+    a = alpha_bar[t].to(x0.dtype)
+    pred = model(a.sqrt() * x0 + (1 - a).sqrt() * eps, torch.full((len(x0),), t))
+    return factor(a) * ((pred - eps) ** 2).mean() / ((x0.mean(0) - x0) ** 2).mean()
 
 
-def step(model, x0, ab, t, eps):
-    a = pp(ab[t].float())
-    return ((model(a.sqrt() * x0 + (1 - a).sqrt() * eps, t) - eps) ** 2).mean()
+def mended_loop(model, xT, alpha_bar, steps, told=lambda table, i: table[i], last=1.0, fresh=0.0):
+    table, xt = torch.linspace(len(alpha_bar) - 1, 0, steps).long(), xT
+    for i, t in enumerate(table):
+        a, a_next = alpha_bar[t], alpha_bar[table[i + 1]] if i + 1 < steps else torch.tensor(last).double()
+        eps = model(xt, torch.full((len(xt),), int(told(table, i))))
+        x0 = ((xt - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
+        xt = a_next.sqrt() * x0 + (1 - a_next).sqrt() * eps + fresh * torch.randn_like(xt)
+    return xt
 
 
-def step_and_backward(*args):
-    loss = step(*args)
-    loss.backward()
-    return loss
-
-
-def up(x, skip, mode="nearest"):
-    return torch.cat([F.interpolate(x, scale_factor=2, mode=mode), skip], dim=1)
+def copy_score(drawings, known, held_out, twin=lambda x: x.flip(3), yardstick=torch.median):
+    every = torch.cat([known, twin(known)]).flatten(1)
+    near, real = (torch.cdist(x.flatten(1), every).min(dim=1).values for x in (drawings, held_out))
+    return near / yardstick(real)
 
 
 SOLUTIONS = {
@@ -94,12 +99,11 @@ SOLUTIONS = {
     "01-snr": lambda a: torch.log(a / (1 - a)),
     "01-terminal": lambda a: ((a.sqrt() - a[-1].sqrt()) * a[0].sqrt() / (a[0].sqrt() - a[-1].sqrt())) ** 2,
     "01-training-example": training_example,
-    "02-time-embedding": time_embedding,
-    "02-eps-to-x0": table_undo,
-    "02-ideal-denoiser": ideal,
     "02-ddpm-mean": lambda xt, e, b, a: (xt - b / (1 - a).sqrt() * e) / (1 - b).sqrt(),
-    "02-training-step": step,
-    "02-skip": up,
+    "02-silence": error_share,
+    "02-known-label": labelled,
+    "02-broken-loop": mended_loop,
+    "02-copies": copy_score,
 }
 
 # exercise -> (a wrong answer, words its verdict must hold)
@@ -142,31 +146,42 @@ WRONG = [
     ("01-training-example", lambda x0, ab, g: training_example(x0, ab, g, shift=-1), "t - 1"),
     ("01-training-example", lambda x0, ab, g: training_example(x0, ab, g)[0], "three tensors"),
     ("01-training-example", lambda x0, ab, g: training_example(x0, ab.sqrt(), g), "belong together"),
-    ("02-time-embedding", lambda t, d: time_embedding(t, d).roll(d // 2, 1), "cosines first"),
-    ("02-time-embedding", lambda t, d: time_embedding(t / 1000, d), "divided by 1000"),
-    ("02-time-embedding", lambda t, d: time_embedding(t, d)[0], "shape"),
-    ("02-eps-to-x0", lambda xt, e, t, ab: table_undo(xt, e, t - 1, ab), "t - 1"),
-    ("02-eps-to-x0", lambda xt, e, t, ab: table_undo(xt, e, t, ab).clamp(-1, 1), "clipped"),
-    ("02-eps-to-x0", lambda xt, e, t, ab: (xt - pp(1 - ab[t]).sqrt() * e) / pp(ab[t]).sqrt(), "float64"),
-    ("02-eps-to-x0", lambda xt, e, t, ab: table_undo(xt, -e, t, ab), "sign"),
-    ("02-ideal-denoiser", lambda xt, d, a: ideal(xt, d, a, scale=1.0), "2 is missing"),
-    ("02-ideal-denoiser", lambda xt, d, a: ideal(xt, d, a, scale=-2.0), "nearest"),
-    ("02-ideal-denoiser", ideal_by_hand, "torch.softmax"),
-    ("02-ideal-denoiser", lambda xt, d, a: ideal(xt, d, a) * a.sqrt(), "faded"),
     ("02-ddpm-mean", lambda xt, e, b, a: (xt + b / (1 - a).sqrt() * e) / (1 - b).sqrt(), "which way does t move"),
     ("02-ddpm-mean", lambda xt, e, b, a: (xt - (1 - a).sqrt() * e) / a.sqrt(), "clean picture"),
     ("02-ddpm-mean", lambda xt, e, b, a: (xt - b * e) / (1 - b).sqrt(), "divisor"),
     ("02-ddpm-mean", lambda xt, e, b, a: xt - b / (1 - a).sqrt() * e, "division is missing"),
-    ("02-training-step", lambda m, x0, ab, t, e: step(lambda xt, t: m(x0, t), x0, ab, t, e), "see xt"),
-    ("02-training-step", lambda m, x0, ab, t, e: step(m, x0, ab, t, e).detach(), "no gradient"),
-    ("02-training-step", lambda m, x0, ab, t, e: step(m, x0, ab, t, e).item(), "float"),
-    ("02-training-step", step_and_backward, "loss.backward()"),
-    ("02-training-step", lambda m, x0, ab, t, e: step(m, x0, ab, t - 1, e), "not yet"),
-    ("02-training-step", lambda m, x0, ab, t, e: step(m, x0, ab, t, e) * e.numel(), "summed"),
-    ("02-skip", lambda x, s: torch.cat([s, F.interpolate(x, scale_factor=2)], 1), "reversed"),
-    ("02-skip", lambda x, s: up(x, s, "bilinear"), "nearest"),
-    ("02-skip", lambda x, s: torch.cat([x.repeat(1, 1, 2, 2), s], 1), "tiled"),
-    ("02-skip", lambda x, s: torch.cat([x, s], 1), "stopped"),
+    ("02-ddpm-mean", lambda xt, e, b, a: (xt - b / (1 - a) * e) / (1 - b).sqrt(), "square root is missing"),
+    ("02-ddpm-mean", lambda xt, e, b, a: (xt - b / (1 - a).sqrt() * e) / a.sqrt(), "of all steps"),
+    ("02-silence", noise_share, "error of the noise"),
+    ("02-silence", lambda *args: noise_share(*args, factor=lambda a: a / (1 - a)), "it divides it"),
+    ("02-silence", lambda *args: error_share(*args, blind=lambda x0: 0), "grey paper"),
+    ("02-silence", lambda *args: error_share(*args, blind=lambda x0: x0.mean()), "one number for all pixels"),
+    ("02-silence", lambda *args: error_share(*args, clip=True), "clipped"),
+    ("02-silence", lambda *args: 1 / error_share(*args), "upside down"),
+    ("02-silence", lambda *args: error_share(*args, told=0), "do not yet agree"),
+    ("02-silence", lambda *args: error_share(*args).item(), "float"),
+    ("02-known-label", lambda xt, d, k, w, a: labelled(xt, d, 0 * k, 0, a), "no effect"),
+    ("02-known-label", lambda xt, d, k, w, a: labelled(xt, d * (k == w)[:, None], 0 * k, 0, a), "do not yet agree"),
+    ("02-known-label", lambda xt, d, k, w, a: labelled(xt, d, k == w, False, a), "all the other labels"),
+    ("02-known-label", lambda *args: labelled(*args, fade=0), "not faded"),
+    ("02-known-label", lambda *args: labelled(*args, scale=1.0), "2 is missing"),
+    ("02-known-label", lambda *args: labelled(*args, mean=lambda w, d: d[w.argmax(1)]), "nearest data point"),
+    ("02-known-label", lambda *args: labelled(*args, mean=lambda w, d: w), "shape"),
+    ("02-known-label", labelled_by_hand, "torch.softmax"),
+    ("02-broken-loop", lambda *args: mended_loop(*args, told=lambda table, i: i), "bug is still there"),
+    ("02-broken-loop", lambda *args: mended_loop(*args, told=lambda table, i: len(table) - 1 - i), "other way"),
+    ("02-broken-loop", lambda *args: mended_loop(*args, told=lambda table, i: table[0]), "first step throughout"),
+    ("02-broken-loop", lambda *args: mended_loop(*args, told=lambda table, i: table[(i + 1) % len(table)]), "agree"),
+    ("02-broken-loop", lambda *args: mended_loop(*args, last=0.99), "agree"),
+    ("02-broken-loop", lambda *args: mended_loop(*args, fresh=0.1), "random"),
+    ("02-broken-loop", lambda *args: mended_loop(*args)[0], "shape"),
+    ("02-copies", lambda *args: copy_score(*args, twin=lambda x: x), "mirrored copy is a copy"),
+    ("02-copies", lambda *args: copy_score(*args, twin=lambda x: x.flip(2)), "upside down"),
+    ("02-copies", lambda *args: copy_score(*args, yardstick=torch.mean), "not their mean"),
+    ("02-copies", lambda *args: copy_score(*args, yardstick=torch.min), "not the smallest"),
+    ("02-copies", lambda *args: copy_score(*args, yardstick=lambda d: 1), "divide by"),
+    ("02-copies", lambda d, k, h: copy_score(k, d, h), "shape"),
+    ("02-copies", lambda d, k, h: copy_score(d, k, h) < 1, "bool"),
 ]
 
 

@@ -113,7 +113,10 @@ def describe_difference(outputs, expected, tolerance: float) -> str:
     if out.ndim and agree(lambda o: o.flip(0)):
         return "the right numbers in reverse order: which way does t run?"
     at = tuple(int(i) for i in torch.unravel_index((out - right).abs().argmax(), out.shape))
-    return f"not yet: at index {at} the result is {float(out[at]):.4f}, but {float(right[at]):.4f} is right."
+    where = f"at index {at} " if at else ""  # a single number has no index
+    return (
+        f"the numbers do not yet agree: {where}the result is {float(out[at]):.4f}, but {float(right[at]):.4f} is right."
+    )
 
 
 def _shape(x: torch.Tensor) -> str:

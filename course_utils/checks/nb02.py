@@ -1,95 +1,20 @@
-"""The exercises of notebook 02: a network that guesses noise, and what a step back is made of."""
+"""The exercises of notebook 02: a network that predicts noise, how well it does, and what a step back is made of."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.nb01_noising import MIX_MISTAKES, add_noise, per_picture, remove_noise
-from course_utils.checks.nb02_denoiser import IDEAL_DENOISER
-from course_utils.checks.nb02_network import SKIP, TIME_EMBEDDING
-
-
-def table(g: torch.Generator, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """beta and alpha_bar, (steps,) each, float64, with alpha_bar between about 0.95 and 0.1."""
-    beta = (torch.rand(steps, generator=g, dtype=torch.float64) * 0.1 + 0.04).sort().values
-    return beta, torch.cumprod(1 - beta, 0)
-
-
-def pictures(g: torch.Generator, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """x0 in [-1, 1] and eps, both (3 + i, 3, 8, 8)."""
-    x0 = torch.rand(3 + i, 3, 8, 8, generator=g) * 2 - 1
-    return x0, torch.randn(x0.shape, generator=g)
-
-
-def eps_to_x0_case(g: torch.Generator, i: int) -> tuple:
-    """(xt, eps_pred, t, alpha_bar): the whole table this time, and steps after the first."""
-    x0, eps = pictures(g, i)
-    alpha_bar = table(g, 20)[1]
-    t = torch.randint(1, 20, (len(x0),), generator=g)
-    xt = add_noise(x0, eps, alpha_bar[t].float())
-    return xt, eps + 0.3 * torch.randn(eps.shape, generator=g), t, alpha_bar  # a guess of the noise, not the noise
-
-
-def eps_to_x0(xt, eps_pred, t, alpha_bar):
-    """The picture that a predicted noise implies, in the dtype of xt."""
-    return remove_noise(xt, eps_pred, alpha_bar[t].to(xt.dtype))
-
-
-def _with_a(formula):
-    """A mistaken formula of (xt, eps_pred, a), a = alpha_bar[t] per picture."""
-    return lambda xt, e, t, alpha_bar: formula(xt, e, per_picture(alpha_bar[t].to(xt.dtype)))
-
-
-EPS_TO_X0 = Exercise(
-    reference=eps_to_x0,
-    cases=eps_to_x0_case,
-    tolerance=1e-3,
-    mistakes=(
-        (
-            "this uses alpha_bar at t - 1: entry t of the table already counts step t.",
-            lambda xt, e, t, alpha_bar: eps_to_x0(xt, e, t - 1, alpha_bar),
-        ),
-        (
-            "the noise is gone, but the picture is still faint: divide by sqrt(alpha_bar).",
-            _with_a(lambda xt, e, a: xt - (1 - a).sqrt() * e),
-        ),
-        (
-            "divide by sqrt(alpha_bar), not by alpha_bar: the square root is missing.",
-            _with_a(lambda xt, e, a: (xt - (1 - a).sqrt() * e) / a),
-        ),
-        (
-            "the noise lacks its square root: its coefficient is sqrt(1 - alpha_bar).",
-            _with_a(lambda xt, e, a: (xt - (1 - a) * e) / a.sqrt()),
-        ),
-        (
-            "right up to sign: the predicted noise is taken away from xt, not added.",
-            _with_a(lambda xt, e, a: (xt + (1 - a).sqrt() * e) / a.sqrt()),
-        ),
-        (
-            "the two coefficients are exchanged: which one multiplies the noise?",
-            _with_a(lambda xt, e, a: (xt - a.sqrt() * e) / (1 - a).sqrt()),
-        ),
-        (
-            "right, but clipped to [-1, 1]: the sampler does that; here the plain formula is asked.",
-            lambda *args: eps_to_x0(*args).clamp(-1, 1),
-        ),
-    ),
-    hints=(
-        "It is notebook 01's undo with the predicted noise in place of the true one.",
-        "alpha_bar[t] picks one number per picture; bring it to xt's dtype and to shape (B, 1, 1, 1).",
-        "a = alpha_bar[t].to(xt.dtype).view(-1, 1, 1, 1); (xt - (1 - a).sqrt() * eps_pred) / a.sqrt().",
-    ),
-)
+from course_utils.checks.nb02_denoiser import KNOWN_LABEL
+from course_utils.checks.nb02_model import TinyModel, alpha_bar_table, beta_table, pictures
+from course_utils.checks.nb02_sampling import BROKEN_LOOP, COPIES
 
 
 def ddpm_case(g: torch.Generator, i: int) -> tuple:
     """(xt, eps_pred, beta_t, alpha_bar_t): the whole batch stands at one step, so the last two are single numbers."""
-    (xt, eps), (beta, alpha_bar) = pictures(g, i), table(g, 20)
+    (xt, eps), beta = pictures(g, i), beta_table(g, 20)
     t = int(torch.randint(1, 20, (), generator=g))
-    return xt, eps, beta[t], alpha_bar[t]
+    return xt, eps, beta[t], torch.cumprod(1 - beta, 0)[t]
 
 
 DDPM_MEAN = Exercise(
@@ -132,115 +57,111 @@ DDPM_MEAN = Exercise(
     hints=(
         "Take a little of the predicted noise away, then undo the fading of one step.",
         "The little is beta / sqrt(1 - alpha_bar); the fading of one step was sqrt(1 - beta).  (DDPM eq. 11)",
-        "(xt - beta_t / (1 - alpha_bar_t).sqrt() * eps_pred) / (1 - beta_t).sqrt().",
+        "Write it as two factors: one in front of eps_pred inside the bracket, one that divides the whole bracket.",
     ),
 )
 
 
-class TinyModel(nn.Module):
-    """A predictor just large enough to notice what it is given: one 1x1 convolution and a bias that grows with t."""
-
-    def __init__(self, g: torch.Generator):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, 3, 1, 1, generator=g))
-
-    def forward(self, xt, t):
-        return F.conv2d(xt, self.weight) + 0.1 * t.to(xt.dtype).view(-1, 1, 1, 1)
-
-
-def training_case(g: torch.Generator, i: int) -> tuple:
-    """(model, x0, alpha_bar, t, eps)."""
+def silence_case(g: torch.Generator, i: int) -> tuple:
+    """(model, x0, eps, t, alpha_bar): all pictures at one step."""
     x0, eps = pictures(g, i)
-    return TinyModel(g), x0, table(g, 20)[1], torch.randint(1, 20, (len(x0),), generator=g), eps
+    return TinyModel(g), x0 + 0.5, eps, int(torch.randint(1, 20, (), generator=g)), alpha_bar_table(g, 20)
 
 
-def training_step(model, x0, alpha_bar, t, eps, noise=add_noise):
-    """Mean squared error of the predicted noise; `noise` makes the noisy picture."""
-    xt = noise(x0, eps, alpha_bar[t].to(x0.dtype))
-    return ((model(xt, t) - eps) ** 2).mean()
+def answer(model, x0, eps, t, alpha_bar):
+    """The predicted noise, and the picture that it implies."""
+    a = alpha_bar[t]
+    xt = a.sqrt() * x0 + (1 - a).sqrt() * eps
+    eps_pred = model(xt, torch.full((len(x0),), t))
+    return eps_pred, (xt - (1 - a).sqrt() * eps_pred) / a.sqrt()
 
 
-def _error(reduce):
-    """A mistaken loss, reduce(prediction, x0, eps, xt)."""
-
-    def loss(model, x0, alpha_bar, t, eps):
-        xt = add_noise(x0, eps, alpha_bar[t].to(x0.dtype))
-        return reduce(model(xt, t), x0, eps, xt)
-
-    return loss
+def picture_error(model, x0, eps, t, alpha_bar):
+    return ((answer(model, x0, eps, t, alpha_bar)[1] - x0) ** 2).mean()
 
 
-def examine_training_step(answer, args) -> str | None:
-    """The loss must carry a gradient, and leave the backward pass to the loop."""
-    model = args[0]
-    loss = answer(*args)
-    if any(p.grad is not None for p in model.parameters()):
-        return "the loss is right; leave loss.backward() to the training loop and only return the loss."
-    if not loss.requires_grad:
-        return "the number is right, but it carries no gradient: no .detach(), .item() or torch.no_grad() here."
-    return None
+def mean_picture_error(x0):
+    return ((x0.mean(0) - x0) ** 2).mean()
 
 
-TRAINING_STEP = Exercise(
-    reference=training_step,
-    cases=training_case,
-    examine=examine_training_step,
+def error_share(model, x0, eps, t, alpha_bar):
+    """The error of the implied picture as a share of the mean picture's error."""
+    return picture_error(model, x0, eps, t, alpha_bar) / mean_picture_error(x0)
+
+
+def _of_noise(scale):
+    """A mistaken share: the error of the noise, times scale(alpha_bar_t)."""
+
+    def share(model, x0, eps, t, alpha_bar):
+        error = ((answer(model, x0, eps, t, alpha_bar)[0] - eps) ** 2).mean()
+        return scale(alpha_bar[t]).to(x0) * error / mean_picture_error(x0)
+
+    return share
+
+
+def _of_picture(change):
+    """A mistaken share, change(implied picture, x0)."""
+    return lambda model, x0, eps, t, alpha_bar: change(answer(model, x0, eps, t, alpha_bar)[1], x0)
+
+
+SILENCE = Exercise(
+    reference=error_share,
+    cases=silence_case,
+    tolerance=1e-3,
     mistakes=(
         (
-            "the prediction is compared with the picture x0: this network guesses the noise.",
-            _error(lambda p, x0, e, xt: ((p - x0) ** 2).mean()),
+            "this is the error of the noise; the picture's is 1 / SNR = (1 - alpha_bar) / alpha_bar times that.",
+            _of_noise(torch.ones_like),
         ),
         (
-            "the prediction is compared with the noisy picture xt: the network guesses the noise in it.",
-            _error(lambda p, x0, e, xt: ((p - xt) ** 2).mean()),
+            "the SNR multiplies the noise's error here; it divides it: err_eps = SNR * err_x0.",
+            _of_noise(lambda a: a / (1 - a)),
         ),
         (
-            "the errors are summed; their mean keeps the loss the same for every batch size.",
-            _error(lambda p, x0, e, xt: ((p - e) ** 2).sum()),
+            "the root of the SNR turns noise into picture; errors are squared, so they take the SNR itself.",
+            _of_noise(lambda a: ((1 - a) / a).sqrt()),
         ),
         (
-            "this is the mean absolute error; the squared error is asked.",
-            _error(lambda p, x0, e, xt: (p - e).abs().mean()),
+            "this compares with an answer of 0, grey paper; without looking, the best answer is the mean picture.",
+            _of_picture(lambda x, x0: ((x - x0) ** 2).mean() / (x0**2).mean()),
         ),
         (
-            "this is the square root of the loss: return the mean squared error itself.",
-            _error(lambda p, x0, e, xt: ((p - e) ** 2).mean().sqrt()),
+            "the mean picture has a mean for every pixel, x0.mean(0); this is one number for all pixels.",
+            _of_picture(lambda x, x0: ((x - x0) ** 2).mean() / ((x0.mean() - x0) ** 2).mean()),
         ),
         (
-            "this is one loss per picture: take the mean over the batch too.",
-            _error(lambda p, x0, e, xt: ((p - e) ** 2).mean(dim=(1, 2, 3))),
+            "the share is upside down: the network's error over the mean picture's.",
+            _of_picture(lambda x, x0: mean_picture_error(x0) / ((x - x0) ** 2).mean()),
+        ),
+        ("this is the network's error alone: divide by the mean picture's.", picture_error),
+        ("this is the root of the share: leave both errors squared.", lambda *args: error_share(*args).sqrt()),
+        (
+            "right, but the implied picture is clipped to [-1, 1]; here it stays as the network says.",
+            _of_picture(lambda x, x0: ((x.clamp(-1, 1) - x0) ** 2).mean() / mean_picture_error(x0)),
         ),
         (
-            "the model sees the clean picture x0: it has to see xt.",
-            lambda m, x0, ab, t, e: ((m(x0, t) - e) ** 2).mean(),
+            "this uses alpha_bar at t - 1: entry t of the table already counts step t.",
+            lambda m, x0, e, t, ab: error_share(lambda xt, ts: m(xt, ts + 1), x0, e, t - 1, ab),
         ),
         (
-            "the noisy picture uses alpha_bar at t - 1: entry t of the table already counts step t.",
-            lambda m, x0, ab, t, e: ((m(add_noise(x0, e, ab[t - 1].to(x0.dtype)), t) - e) ** 2).mean(),
-        ),
-        (
-            "the model sees another step than the one the picture was noised with: hand it t as it is.",
-            lambda m, x0, ab, t, e: ((m(add_noise(x0, e, ab[t].to(x0.dtype)), t / len(ab)) - e) ** 2).mean(),
-        ),
-        *(
-            (f"in xt, {message}", lambda m, x0, ab, t, e, wrong=wrong: training_step(m, x0, ab, t, e, wrong))
-            for message, wrong in MIX_MISTAKES
+            "this is one share per picture: take the mean over the batch too.",
+            lambda m, x0, e, t, ab: (
+                ((answer(m, x0, e, t, ab)[1] - x0) ** 2).mean(dim=(1, 2, 3)) / mean_picture_error(x0)
+            ),
         ),
     ),
     hints=(
-        "Make the noisy picture, ask the model for the noise, compare with the noise that was really there.",
-        "xt comes from notebook 01's closed form with a = alpha_bar[t]; the model is called as model(xt, t).",
-        "a = alpha_bar[t].to(x0.dtype).view(-1, 1, 1, 1); xt = a.sqrt() * x0 + (1 - a).sqrt() * eps; "
-        "return ((model(xt, t) - eps) ** 2).mean().",
+        "Noise the pictures to step t, ask the model, turn its answer into pictures, and compare twice.",
+        "What is the best answer of someone who may not look at xt? Idea 1 says which picture that is.",
+        "Both errors are means of squares over everything; the second one compares x0 with x0.mean(0).",
     ),
 )
 
 
 EXERCISES = {
-    "02-time-embedding": TIME_EMBEDDING,
-    "02-eps-to-x0": EPS_TO_X0,
-    "02-ideal-denoiser": IDEAL_DENOISER,
     "02-ddpm-mean": DDPM_MEAN,
-    "02-training-step": TRAINING_STEP,
-    "02-skip": SKIP,
+    "02-silence": SILENCE,
+    "02-known-label": KNOWN_LABEL,
+    "02-broken-loop": BROKEN_LOOP,
+    "02-copies": COPIES,
 }
