@@ -122,6 +122,16 @@ class Attention(nn.Module):
         return self.to_out[0](h.transpose(1, 2).flatten(2))  # (B, N, D)
 
 
+class TextNorm(nn.LayerNorm):
+    """LayerNorm of a text's vectors (B, L, D); a vector of zeros, where nothing is said, stays one.
+
+    Without the second part its gradient would be divided by the norm's eps. Imagen, section 2.4. Built in notebook 09.
+    """
+
+    def forward(self, context):
+        return super().forward(context) * context.any(dim=-1, keepdim=True)
+
+
 class AttentionBlock(Attention):
     """Self-attention between the pixels of a feature map, with its norm and shortcut (as in DDPM's U-Net).
 

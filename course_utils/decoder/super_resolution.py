@@ -16,6 +16,7 @@ from torch import nn
 from course_utils.layers import (
     Downsample2D,
     ResnetBlock2D,
+    TextNorm,
     TimestepEmbedding,
     Transformer2D,
     Upsample2D,
@@ -187,7 +188,7 @@ class EfficientUNet(nn.Module):
         self.conv_in = nn.Conv2d(6, first, 3, padding=1)
         self.time_embedding = TimestepEmbedding(first, time_dim)
         self.class_embedding = LevelEmbedding(first, time_dim)
-        self.context_norm = nn.LayerNorm(context_dim) if context_dim else None
+        self.context_norm = TextNorm(context_dim) if context_dim else None
 
         levels = list(zip([first, *channels], channels, num_blocks, map(attend_if, attention)))
         self.down_blocks = nn.ModuleList(

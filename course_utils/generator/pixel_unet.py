@@ -6,9 +6,9 @@ It is `LatentUNet` with a norm before the text: a language model was never asked
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from course_utils.generator.latent_unet import LatentUNet
+from course_utils.layers import TextNorm
 
 
 class PixelUNet(LatentUNet):
@@ -20,7 +20,7 @@ class PixelUNet(LatentUNet):
 
     def __init__(self, in_channels=3, out_channels=3, *, context_dim, **options):
         super().__init__(in_channels, out_channels, context_dim=context_dim, **options)
-        self.context_norm = nn.LayerNorm(context_dim)
+        self.context_norm = TextNorm(context_dim)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, context_mask=None) -> torch.Tensor:
         return super().forward(x, t, self.context_norm(context), context_mask)
