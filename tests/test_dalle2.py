@@ -195,6 +195,7 @@ def test_what_is_missing_or_does_not_fit_is_one_sentence(shipped, capsys):
         open_system("dalle2", prior="best")
     with pytest.raises(InputError, match="dalle2 and of nothing else, so stable-diffusion has none"):
         open_system("stable-diffusion", prior="ar")
+    torch.manual_seed(9)
     checkpoints.save("clip", make_clip(), {})  # another CLIP
     for prior in PRIORS:
         with pytest.raises(CheckpointError, match="belongs to another clip"):
@@ -338,7 +339,7 @@ def test_regression_is_found_again_and_the_mlp_learns_more():
     assert torch.allclose(fit_linear(text, straight)(text), straight, atol=1e-4)
     bent = (text @ turn).abs()
     linear = F.mse_loss(fit_linear(text, bent)(text), bent)
-    assert F.mse_loss(fit_mlp(text, bent, steps=400, width=64)(text), bent) < 0.5 * linear
+    assert F.mse_loss(fit_mlp(text, bent, width=64)(text), bent) < 0.5 * linear
 
 
 def test_the_whole_table_is_made(few, system, shipped):

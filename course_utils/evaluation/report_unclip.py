@@ -6,6 +6,7 @@ prompts ──► true vector, text vector, regression, priors, another's ──
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -84,22 +85,22 @@ def evaluate_feeds(
     full = [fixed_prompts(language, n, concepts=known, styles=FLAT_STYLES) for language in LANGUAGES]
     bare = [bare_prompts(language, names, concepts=known) for language in LANGUAGES]
     sets = {"full": (full, n, 1), "name": (bare, names, draws)}
-    total, done, rows = len(sets) * (len(feeds) + 4) * -(-max(n, names * draws) // BATCH), 0, {}
+    tell, rows = progress or (lambda done, total: None), {}
+    total = len(sets) * (len(feeds) + 4) * -(-max(n, names * draws) // BATCH)  # batches
+    batches = count(1)
 
     def report() -> None:
-        nonlocal done
-        done += 1
-        (progress or (lambda done, total: None))(min(done, total - 1), total)
+        tell(min(next(batches), total - 1), total)
 
-    for kind, (prompts, count, each) in sets.items():
-        single = [prompts[i % len(LANGUAGES)][i] for i in range(count)]
+    for kind, (prompts, number, each) in sets.items():
+        single = [prompts[i % len(LANGUAGES)][i] for i in range(number)]
         asked = [prompt for prompt in single for _ in range(each)]
         texts, real = [prompt.text for prompt in asked], true_pictures(single, each)
         for name, (vectors, said) in ways(system, feeds, texts, real, each).items():
             x = draw_feed(system, vectors, said, report)
             rows[f"{kind}: {name}"] = judge(evaluator, x, asked, real if kind == "name" else None, each)
         rows[f"{kind}: real pictures"] = judge(evaluator, real, asked, real if kind == "name" else None, each)
-    (progress or (lambda done, total: None))(total, total)
+    tell(total, total)
     return rows | judge_variations(system, evaluator, [bare[i % len(LANGUAGES)][i] for i in range(names)], draws)
 
 
