@@ -49,7 +49,7 @@ def parser() -> Parser:
         metavar="SYSTEM",
         help=f"what reads prompts; evaluator or vae: on real pictures (default: {PROMPTED})",
     )
-    evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100)")
+    evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100, or 200)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
     export_options(add("export", help="write a system as a folder that diffusers opens"))
     search.search_options(add("search", help="find the pictures that fit a prompt, by CLIP"))
@@ -97,7 +97,7 @@ def draw_options(draw: Parser) -> None:
 
 def export_options(export: Parser) -> None:
     """Add what an export can be told."""
-    export.add_argument("system", metavar="SYSTEM", help="stable-diffusion, or inpaint")
+    export.add_argument("system", metavar="SYSTEM", help="stable-diffusion, stable-diffusion-clip, or inpaint")
     export.add_argument("folder", metavar="FOLDER", help="a new folder, an empty one, or an earlier export")
     export.add_argument("--from", dest="checkpoints", help="folder of the checkpoints (default: the shipped ones)")
 

@@ -28,7 +28,7 @@ from torch import nn
 
 from course_utils import checkpoints
 from course_utils.app.generate import grid
-from course_utils.data import FLAT_STYLES, load_emoji, to_tensor, to_uint8
+from course_utils.data import FLAT_STYLES, load_emoji, to_tensor
 from course_utils.datasets.compose import Composer
 from course_utils.decoder.vae import VAE
 from course_utils.devices import best_device
@@ -48,7 +48,7 @@ from course_utils.systems.clip import CLIP, open_clip
 from course_utils.systems.registry import SYSTEMS
 from course_utils.systems.stable_diffusion import LATENT, SCHEDULE, StableDiffusion
 from course_utils.systems.stable_diffusion_clip import CONTEXT_DIM, NAME, VAE_NAME, make_unet, open_text_encoder
-from course_utils.systems.stage import start_noise
+from course_utils.systems.stage import System
 from course_utils.training import train
 
 STEPS, GUIDANCE = SYSTEMS[NAME].steps, SYSTEMS[NAME].guidance
@@ -198,24 +198,14 @@ def error(system: StableDiffusion) -> float:
     return total
 
 
-@torch.inference_mode()
-def draw(system: StableDiffusion, prompts: list[str], seed: int = 0) -> torch.Tensor:
-    """Pictures (N, 3, 64, 64) for N prompts, the i-th from the i-th noise."""
-    zT, pictures = start_noise(seed, len(prompts), LATENT), []
-    for i in range(0, len(prompts), 32):
-        *_, last = system.txt2img(zT[i : i + 32], prompts[i : i + 32], STEPS, GUIDANCE)
-        pictures.append(system.decode(last.xt).cpu())
-    return torch.cat(pictures)
-
-
 def judge(variant: Variant, n: int) -> dict[str, dict]:
     """What the evaluator says of n full and n bare prompts: a row each; the first 64 of both lie beside the run."""
-    system, rows = variant.system(), {}
+    system, rows = System(variant.system().stages(), best_device(), STEPS, GUIDANCE), {}
     for form, make in (("full", fixed_prompts), ("bare", bare_prompts)):
         prompts = make("en", n)
-        x = draw(system, [prompt.text for prompt in prompts])
-        Image.fromarray(grid(to_uint8(x[:64]))).save(variant.folder / f"{form}.png")
-        rows[f"{variant.spec}: {form}"] = alignment(load_evaluator(), x, targets(prompts))
+        pictures = system.draw([prompt.text for prompt in prompts])
+        Image.fromarray(grid(pictures[:64])).save(variant.folder / f"{form}.png")
+        rows[f"{variant.spec}: {form}"] = alignment(load_evaluator(), to_tensor(pictures), targets(prompts))
     return rows
 
 
