@@ -104,11 +104,14 @@ def caption_pieces(pieces: list[str], scores: np.ndarray) -> set[str]:
     """The pieces that our names, tags, colours, styles and backgrounds fall into, in both languages."""
     from course_utils.data import STYLES, load_names
     from course_utils.datasets.captions import BACKGROUNDS, LANGUAGES, WORDS_ZH, caption, sentence
+    from course_utils.datasets.nouns import measured, other_words, subject_name
 
     whole, used = make_tokenizer(list(zip(pieces, scores.tolist()))), set()
     texts = [*STYLES, *WORDS_ZH, *WORDS_ZH.values()]
     for row in load_names():
         texts += [row["name_en"], row["name_zh"], *row["tags_en"], *row["tags_zh"]]
+        called = [subject_name(row, "zh"), *other_words(row, "zh")]
+        texts += [subject_name(row, "en"), *called, *(measured(word, "红色的") for word in called)]
     some = load_names()[0] | {"style": STYLES[0]}
     for language in LANGUAGES:
         for place in BACKGROUNDS:
