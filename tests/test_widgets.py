@@ -97,12 +97,12 @@ def test_a_prompt_box_with_sizes_hands_the_chosen_one_over(front_end):
         asked.append(size)
         return plotting.plot_lines([0, 1], {system: [seed, steps]}, title=prompt)
 
-    widgets.prompt_box(draw_size, sizes={"its own": None, "256 x 256": 256})
+    widgets.prompt_box(draw_size, sizes={"its own": 0, "256 x 256": 256})
     *_, seed, size, button, message = front_end.shown[0].children
     assert (seed.description, size.description, size.label) == ("seed", "size", "its own")
     size.value = 256
     button.click()
-    assert asked == [None, 256] and message.value == ""
+    assert asked == [0, 256] and message.value == ""
 
 
 def test_the_prompt_box_says_what_was_never_shown_before_it_draws(front_end):

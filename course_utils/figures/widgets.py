@@ -120,13 +120,13 @@ def prompt_box(
     steps: int = 50,
     guidance: float = 3.0,
     seed: int = 0,
-    sizes: dict[str, int | None] | None = None,
+    sizes: dict[str, int] | None = None,
 ) -> None:
     """A text field, a choice of system, sliders and a Draw button; the picture is drawn beneath, in place.
 
     draw(prompt, system, steps, guidance, seed) -> Figure; it may raise ValueError with one clear sentence.
     systems: name -> which of "prompt", "guidance" it takes; the others are greyed out, and a word says why. sizes: what
-    to call them -> pixels a side, the first at the start; with them, draw takes a `size` too.
+    to call them -> pixels a side, 0 for a system's own, the first at the start; with them, draw takes a `size` too.
     Without a front-end: the figure at the starting values. Built in notebook 00.
     """
     systems = systems or {"noise-predictor": ()}

@@ -24,9 +24,12 @@ from course_utils.generator.pixel_unet import PixelUNet
 from course_utils.generator.samplers import dpmpp_2m
 from course_utils.generator.schedules import make_schedule
 from course_utils.generator.thresholding import dynamic_threshold, thresholded
+from course_utils.systems.clip import open_clip
 from course_utils.systems.stage import Stage, spread
 from course_utils.systems.super_resolution import SuperResolution
+from course_utils.systems.text_pixel import tokenize
 from course_utils.text_encoder.frozen import FrozenText, e5
+from course_utils.text_encoder.tokenizer import MAX_TOKENS
 
 CONTEXT_DIM = 384  # width of the language model
 SIZE, SR1_SIDE = 16, 64  # pixels a side of the first two stages: a quarter of the paper's
@@ -71,15 +74,18 @@ class Imagen:
         return base, self.sr1.stage(self.text.encode)
 
 
-def make_base() -> PixelUNet:
-    """The untrained base, attention at 8x8 and at 4x4. With 240 channels there its file would be larger than 32 MB."""
+def make_base(context_dim: int = CONTEXT_DIM, channels: tuple[int, ...] = (64, 128, 224)) -> PixelUNet:
+    """The untrained base, attention at 8x8 and at 4x4. With 240 channels there its file would be larger than 32 MB.
+
+    context_dim: of another text encoder.
+    """
     unet = PixelUNet(
-        channels=(64, 128, 224),
+        channels=channels,
         num_res_blocks=1,
         attention=(False, True, True),
         num_heads=4,
         groups=8,
-        context_dim=CONTEXT_DIM,
+        context_dim=context_dim,
         pool_heads=4,
     )
     return unet.to(memory_format=torch.channels_last)  # this layout is faster on CPUs
@@ -99,6 +105,13 @@ def make_sr1() -> EfficientUNet:
 def open_text(device: torch.device | str | None = None, num_layers: int | None = None) -> FrozenText:
     """The shipped language model; num_layers: the first so many of its 12. DataError if it is missing or altered."""
     return e5(*text_encoder_files(), num_layers, device=device)
+
+
+def clip_text(device: torch.device | str | None = None, folder: str | Path | None = None) -> FrozenText:
+    """CLIP's text tower of notebook 07 as a frozen text encoder: it has seen our captions, and no other text."""
+    clip, device = open_clip(device, folder), torch.device(device or "cpu")
+    dim = clip.text_projection.in_features
+    return FrozenText(lambda ids, mask: clip.text_model(ids), tokenize, dim, MAX_TOKENS, device)
 
 
 def text_digest() -> str:
