@@ -1,4 +1,5 @@
 # The course in two commands:  make lab  (open it)   make test  (check it)
+# Where there is no make, as on Windows: python -m course_utils.cli lab, and test. They do the same.
 
 LAB_ARGS ?=
 VENV     := .venv
@@ -7,13 +8,8 @@ PY       := $(VENV)/bin/python
 # The first Python >= 3.11 there is; `make lab PYTHON=/path/to/python` names another.
 PYTHON   ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
               $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-# The course's notebooks, without a learner's copies of them: what git knows; where there is no git, all there are.
-NOTEBOOKS := $(sort $(wildcard $(or $(shell git ls-files 'notebooks/[0-9]*.ipynb' 2>/dev/null),notebooks/[0-9]*.ipynb)))
-FIRST    := $(firstword $(filter notebooks/00_%,$(NOTEBOOKS)))
-ROOT_USER := $(if $(filter 0,$(shell id -u)),--allow-root)
-
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test lint bench notebooks slides clean clean-venv
+.PHONY: help setup lab test lint bench notebooks slides book clean clean-venv
 
 help:  ## list these targets
 	@echo "make TARGET, where TARGET is one of"
@@ -26,20 +22,13 @@ $(READY): constraints.txt pyproject.toml tools/setup_env.py
 setup: $(READY)  ## make .venv with the pinned packages (the other targets do it when needed)
 
 lab: $(READY)  ## open the course in JupyterLab (LAB_ARGS=--no-browser on a server)
-	@# tools/lab: no pairing of the notebooks with their text, no news, no look-out for updates
-	@JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
-	  $(PY) -m jupyterlab $(ROOT_USER) --ServerApp.root_dir="$(CURDIR)" \
-	  --LabApp.default_url="/lab$(if $(FIRST),/tree/$(FIRST))" $(LAB_ARGS)
+	@$(PY) -m course_utils.cli lab $(LAB_ARGS)
 
 test: $(READY)  ## lint, all tests, every notebook from top to bottom; no network
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check -q course_utils tests tools data/build
-	@$(PY) -m pytest -n 2 --dist loadfile tests
-	@$(if $(NOTEBOOKS),$(PY) -m pytest -p tests.conftest --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with tools/nbval.cfg $(NOTEBOOKS))
+	@$(PY) -m course_utils.cli test
 
 lint: $(READY)  ## ruff, on the code and on the notebooks' text twins
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check -q course_utils tests tools data/build
+	@$(PY) -m course_utils.cli test --style
 
 bench: $(READY)  ## our U-Net, DDIM and Stable Diffusion beside diffusers', in pictures/s
 	@$(PY) tests/bench.py
@@ -52,8 +41,11 @@ notebooks: $(READY)  ## execute all notebooks in order and store their outputs
 slides: $(READY)  ## reveal.js decks that open without a network, in slides/
 	@$(PY) tools/slides.py
 
-clean:  ## remove what tests and slides leave behind
-	rm -rf slides .pytest_cache .ruff_cache build/lib *.egg-info
+book: $(READY)  ## a site of the executed notebooks, with search, glossary and the library's pages, in site/
+	@$(PY) tools/book.py
+
+clean:  ## remove what tests, slides and book leave behind
+	rm -rf slides site .pytest_cache .ruff_cache build/lib *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -1,4 +1,4 @@
-"""The command `course`: doctor, list, train, draw, vary, search, evaluate, export.
+"""The command `course`: doctor, list, train, draw, vary, search, evaluate, export, lab, test.
 
 Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
 can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
@@ -14,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from course_utils.app import commands, search, train, vary
+from course_utils.app import commands, lab, search, train, vary
 from course_utils.app.generate import PROMPTED, SYSTEMS
 from course_utils.errors import CourseError, InputError, printable
+
+PASSED_ON = ("lab", "test")  # what these do not know goes to JupyterLab and pytest
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,6 +62,9 @@ def parser() -> Parser:
     for command in (training, draw, evaluate, variations):
         command.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
         command.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    add("lab", help="open the course in JupyterLab; further arguments are JupyterLab's own")
+    testing = add("test", help="check style, library and notebooks; or what further arguments, pytest's own, name")
+    testing.add_argument("--style", action="store_true", help="the style alone")
     evaluate.set_defaults(seed=None)  # what is always measured in the same way tells what was asked from what was not
     return top
 
@@ -160,11 +165,15 @@ def run(argv: list[str] | None) -> int:
         "evaluate": commands.evaluate,
         "export": commands.export,
         "search": search.search,
+        "lab": lab.lab,
+        "test": lab.test,
         "vary": vary.vary,
     }
     try:
         args, left = parser().parse_known_args(argv)
-        if left:
+        if args.command in PASSED_ON:
+            args.further = left
+        elif left:
             not_understood(args, left)
         return actions[args.command](args)
     except KeyboardInterrupt as stop:

@@ -71,11 +71,11 @@ def git(course, *arguments):
 
 
 def learners_copy(folder):
-    """The course as a learner clones it, without data and library, in a repository of its own; every notebook is newer
-    than its text twin, as git may leave it."""
-    for name in ("tools", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Makefile", "pyproject.toml", ".gitignore"):
+    """The course as a learner clones it, without its data, in a repository of its own; every notebook is newer than its
+    text twin, as git may leave it."""
+    for name in ("course_utils", "tools", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.ttf"))
+    for name in ("Makefile", "pyproject.toml", ".gitignore", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     for path in notebooks.export_kept(folder).rglob("*.ipynb"):
         os.utime(path, (time.time() + 3600,) * 2)

@@ -1,68 +1,28 @@
 """A learner's hour in a real browser: open a notebook, run, write, save, come back; and nothing else has changed.
 
-Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`); skipped where there is none.
+Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`); see tests/needs.py.
 """
 
-import shutil
 import subprocess
 import sys
 
 import nbformat
 import pytest
 
+from tests.needs import start_chromium, text_of, wait
 from tests.test_lab import git, lab, learners_copy
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",  # continuous integration runs as root
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",  # no network, as in every test
-    "--window-size=1400,900",
-]
 NOTEBOOK = "notebooks/00_start_here.ipynb"
 FORM = ["tests/test_notebooks_form.py", "-k", "00_start_here", "-p", "no:cacheprovider"]
 MINE = 'print("mine", 6 * 7)'
-PATIENCE = 120  # seconds; a busy machine starts a kernel slowly
-
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no Chromium with chromedriver here; the other tests of the lab need none"
-)
 
 
 @pytest.fixture
 def browser(tmp_path_factory):
     """A Chromium without a history, a network or a window."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_page_load_timeout(PATIENCE)
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
-
-
-def wait(browser, condition):
-    """What `condition(browser)` returns as soon as it is true; elements that JupyterLab just redrew are asked again."""
-    from selenium.common.exceptions import StaleElementReferenceException
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    patient = WebDriverWait(browser, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
-    return patient.until(condition)
-
-
-def text_of(browser, selector):
-    """The text of all elements that a CSS selector finds."""
-    return "\n".join(element.text for element in browser.find_elements("css selector", selector))
 
 
 def press(browser, *keys, hold=None):

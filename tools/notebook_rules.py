@@ -15,9 +15,8 @@ from statistics import median
 import nbformat
 from nbformat import NotebookNode
 
-from tools import notebooks
+from tools import common_parts, notebooks
 
-COLAB_SETUP = notebooks.ROOT / "tools" / "colab_setup.py"
 CHECKED = "# NBVAL_CHECK_OUTPUT"
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|mnt|private|opt|var)/\w+|\b[A-Z]:\\\\?Users")
 FORMULA = re.compile(r"\$\$.+?\$\$|\\\[.+?\\\]|(?<!\$)\\begin\{(?:align|equation|gather)\*?\}.+?\\end\{", re.S)
@@ -44,8 +43,9 @@ def code_cells(nb: NotebookNode) -> list[NotebookNode]:
 
 
 def prose(nb: NotebookNode) -> str:
-    """All markdown, without the speaker notes."""
-    return "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown" and slide_type(cell) != "notes")
+    """All markdown, without the speaker notes and the links to other notebooks."""
+    read = (cell for cell in nb.cells if cell.cell_type == "markdown" and slide_type(cell) != "notes")
+    return "\n\n".join(cell.source for cell in read if not common_parts.is_common(cell))
 
 
 def slide_type(cell: NotebookNode) -> str:
@@ -150,15 +150,27 @@ def slides(nb: NotebookNode, limits: Limits) -> Iterator[str]:
 
 
 def opening(nb: NotebookNode, limits: Limits) -> Iterator[str]:
-    """One title, a Colab badge near it, and the common setup cell."""
+    """One title, links to the neighbours, badges once there is an address, and the common setup cell."""
     titles = re.findall(r"^# ", re.sub(r"```.*?```", "", prose(nb), flags=re.S), re.M)
     if not nb.cells or not nb.cells[0].source.startswith("# ") or len(titles) != 1:
         yield "The first cell starts with the one '# ' title of the notebook."
-    if not any("colab.research.google.com" in cell.source for cell in nb.cells[:3]):
-        yield "No Colab badge in the first three cells."
-    setup = COLAB_SETUP.read_text(encoding="utf-8").strip()
+    mend = "`python tools/notebooks.py common` mends it."
+    if len(nb.cells) < 2 or not all(map(common_parts.is_common, (nb.cells[1], nb.cells[-1]))):
+        yield f"No links to its neighbours in the second and the last cell: {mend}"
+    badges = sum("Open in Colab" in cell.source for cell in nb.cells)
+    if badges != bool(common_parts.address()):
+        yield f"{'No badge for Colab' if common_parts.address() else 'A badge leads nowhere'}: {mend}"
+    setup = common_parts.setup_source()
     if not any(cell.source.strip().startswith(setup) for cell in code_cells(nb)):
-        yield "No code cell starts with the text of tools/colab_setup.py."
+        yield f"No code cell starts with the text of tools/colab_setup.py: {mend}"
+
+
+def alt_texts(nb: NotebookNode, limits: Limits) -> Iterator[str]:
+    """Every picture has words, in its cell's metadata, for those who cannot see it."""
+    for cell in code_cells(nb):
+        pictured = any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))
+        if pictured and len(cell.metadata.get("alt", "").split()) < 3:
+            yield f'A picture without words for who cannot see it (alt="…" in the cell\'s header): {first_line(cell)}'
 
 
 def portable(nb: NotebookNode, limits: Limits) -> Iterator[str]:
@@ -181,6 +193,9 @@ def portable(nb: NotebookNode, limits: Limits) -> Iterator[str]:
 
 
 RULES = (length, code_size, rhythm, formulas, exercises, checked_cells, executed, slides, opening, portable)
+
+
+ASKED_FOR = (alt_texts,)  # `python tools/notebooks.py check --alt`
 
 
 def problems(nb: NotebookNode, limits: Limits = Limits()) -> list[str]:
@@ -215,10 +230,12 @@ def untidy(name: str) -> str | None:
     return f"{name}.ipynb is as Jupyter saved it: `python tools/notebooks.py sync {name[:2]}` makes it tidy."
 
 
-def all_problems(name: str) -> list[str]:
-    """Faults of form of a notebook by name, its twins' differences first."""
+def all_problems(name: str, more: bool = False) -> list[str]:
+    """Faults of form of a notebook by name, its twins' differences first; with `more`, of the rules asked for alone."""
     differ = twins_differ(name)
     if not notebooks.ipynb(name).exists():
         return [differ]
     nb = nbformat.read(notebooks.ipynb(name), as_version=4)
+    if more:
+        return [problem for rule in ASKED_FOR for problem in rule(nb, Limits())]
     return [*filter(None, (differ, untidy(name))), *problems(nb, LIMITS.get(name[:2], Limits()))]

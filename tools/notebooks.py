@@ -9,6 +9,7 @@ that a learner's saving touches one file only. Edit either, then
     python tools/notebooks.py run 02             execute in a fresh kernel and store the outputs
     python tools/notebooks.py figures 02 /tmp/f  write every picture of a notebook to a folder
     python tools/notebooks.py check              do the twins, as they lie here, agree and keep the rules of form?
+    python tools/notebooks.py common             setup cell, badges, links: see tools/common_parts.py
     python tools/notebooks.py address me/course  name the course's public GitHub repository, everywhere
 
 Names are `02`, `02_noise_predictor` or a path; none means all.
@@ -21,6 +22,7 @@ import base64
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,7 +101,7 @@ def tidy(nb: NotebookNode) -> NotebookNode:
         used[key] = used.get(key, 0) + 1
         cell.id = key if used[key] == 1 else f"{key}-{used[key]}"
         cell.metadata = nbformat.from_dict(
-            {k: v for k, v in sorted(cell.metadata.items()) if k in ("tags", "slideshow")}
+            {k: v for k, v in sorted(cell.metadata.items()) if k in ("tags", "slideshow", "alt")}
         )
         if cell.cell_type == "code":
             if "solution" in cell.metadata.get("tags", []):
@@ -241,26 +243,15 @@ def export_kept(folder: Path) -> Path:
     return folder / NOTEBOOKS.name
 
 
-def check(name: str) -> list[str]:
-    """Everything that is wrong with the form of a notebook, one sentence each (see tools/notebook_rules.py)."""
+def check(name: str, alt: bool = False) -> list[str]:
+    """Everything that is wrong with the form of a notebook, one sentence each (see tools/notebook_rules.py).
+
+    alt: look for pictures without words instead.
+    """
     sys.path.insert(0, str(ROOT))
     from tools.notebook_rules import all_problems
 
-    return all_problems(name)
-
-
-def name_address(repository: str) -> int:
-    """Put OWNER/REPOSITORY in place of the present one in setup cells, badges and README; returns files changed."""
-    setup = ROOT / "tools" / "colab_setup.py"
-    before = setup.read_text(encoding="utf-8").split("https://github.com/")[1].split('"')[0]
-    files = [setup, ROOT / "README.md", *(text(name) for name in names())]
-    changed = sum(write(file, file.read_text(encoding="utf-8").replace(before, repository)) for file in files)
-    for name in names():
-        nb = nbformat.read(ipynb(name), as_version=4)
-        for cell in nb.cells:  # in both twins, so that outputs stay
-            cell.source = cell.source.replace(before, repository)
-        write(ipynb(name), dumps(nb))
-    return changed
+    return all_problems(name, alt)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -271,6 +262,7 @@ def main(argv: list[str] | None = None) -> int:
         ("sync", "bring the twins up to date"),
         ("run", "execute and store outputs"),
         ("check", "rules of form"),
+        ("common", "bring setup cell, badges and links up to date"),
         ("figures", "write the pictures to a folder"),
     ):
         sub = commands.add_parser(command, help=summary)
@@ -281,17 +273,17 @@ def main(argv: list[str] | None = None) -> int:
             sub.add_argument("names", nargs="*")
         if command == "sync":
             sub.add_argument("--from-ipynb", action="store_true", help="the ipynb file is the newer twin")
+        if command == "check":
+            sub.add_argument("--alt", action="store_true", help="name the pictures that no words describe")
     commands.add_parser("address", help="name the public GitHub repository").add_argument("repository")
     args = parser.parse_args(argv)
-    if args.command == "address":
-        print(f"{name_address(args.repository)} files now name github.com/{args.repository}")
-        return 0
     if args.command == "figures":
         (name,) = names([args.name])
         files = figures(name, args.folder)
         print(f"{len(files)} pictures in {args.folder}")
         return 0 if files else 1
-    return {"sync": _sync_all, "run": _run_all, "check": _check_all}[args.command](args)
+    actions = {"sync": _sync_all, "run": _run_all, "check": _check_all, "common": _common, "address": _address}
+    return actions[args.command](args)
 
 
 def _sync_all(args: argparse.Namespace) -> int:
@@ -321,11 +313,29 @@ def _run_all(args: argparse.Namespace) -> int:
 def _check_all(args: argparse.Namespace) -> int:
     wrong = 0
     for name in names(args.names):
-        problems = check(name)
+        problems = check(name, args.alt)
         wrong += len(problems)
         print(f"{name}: {'good' if not problems else f'{len(problems)} to mend'}")
         print("".join(f"  - {problem}\n" for problem in problems), end="")
     return 1 if wrong else 0
+
+
+def _common(args: argparse.Namespace) -> int:
+    sys.path.insert(0, str(ROOT))
+    from tools import common_parts
+
+    print(f"{common_parts.bring_along(names(args.names))} files changed")
+    return 0
+
+
+def _address(args: argparse.Namespace) -> int:
+    sys.path.insert(0, str(ROOT))
+    from tools import common_parts
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", args.repository):
+        sys.exit(f"notebooks: an address is OWNER/REPOSITORY, as in github.com/me/course, not {args.repository!r}.")
+    print(f"{common_parts.name_address(args.repository)} files now name github.com/{args.repository}")
+    return 0
 
 
 if __name__ == "__main__":

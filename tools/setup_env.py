@@ -5,6 +5,10 @@ Run by `make` with any Python >= 3.11; uses only the standard library. Running i
 torch is a CPU build unless this machine has an NVIDIA GPU. On macOS and Windows the ordinary package is that; on
 Linux the ordinary package is the CUDA build of several gigabytes, so there it comes from PyTorch's own CPU index,
 unless a wheel lies in a folder that pip is told to look in (PIP_FIND_LINKS).
+
+Why not `uv sync` with a uv.lock: a lock file names for each package the one index and file it came from. A CPU build of
+torch comes from PyTorch's index, so locking and syncing need that index, and a class room that reaches only a mirror of
+PyPI or a folder of wheels could not set up. Conda, pip and Colab need constraints.txt in any case. uv is the installer.
 """
 
 from __future__ import annotations
@@ -131,7 +135,7 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 (this script meets older ones)
         print(
             f"setup: the course needs Python 3.11 or newer; this is {sys.version.split()[0]}. "
-            "Install a newer one, or name it: make lab PYTHON=/path/to/python3.12",
+            "Install a newer one, and call this with it: /path/to/python3.12 tools/setup_env.py",
             file=sys.stderr,
         )
         return 1
@@ -147,7 +151,7 @@ def main() -> int:
         print("setup: installing torch", flush=True)
         install_torch(install)
         print("setup: installing the other packages", flush=True)
-        call(*install, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[lab,test]")
+        call(*install, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[lab,test,book]")
         call(
             PYTHON,
             "-m",
@@ -164,7 +168,7 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         print(
             f"setup: this step failed (its message is above): {' '.join(error.cmd)}\nsetup: check the network "
-            "connection and try again; `make clean-venv` first starts afresh.",
+            "connection and try again. To start afresh, remove the folder .venv first.",
             file=sys.stderr,
         )
         return 1
