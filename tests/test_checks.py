@@ -1,6 +1,7 @@
 """Every exercise's check accepts its solution, and answers typical wrong answers with a word that helps."""
 
 import importlib
+import math
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def same_noise(x0, alpha_bar, generator):
     t = torch.randint(len(alpha_bar), (len(x0),), generator=generator)
     eps = torch.randn(x0[:1].shape, generator=generator).expand_as(x0)
     return pp(alpha_bar[t].float()).sqrt() * x0 + pp(1 - alpha_bar[t].float()).sqrt() * eps, t, eps
+
+
+def example_batch(x0, t, alpha_bar, generator, rand=False, one_step=False, one_noise=False):
+    draw = torch.rand if rand else torch.randn
+    eps = draw((x0[:1] if one_noise else x0).shape, generator=generator)
+    a = pp(alpha_bar[t[:1].expand_as(t) if one_step else t].to(x0.dtype))
+    return a.sqrt() * x0 + (1 - a).sqrt() * eps
 
 
 def double_training_example(x0, alpha_bar, generator):
@@ -93,11 +101,12 @@ def copy_score(drawings, known, held_out, twin=lambda x: x.flip(3), yardstick=to
 
 
 SOLUTIONS = {
+    "00-snr": lambda a: torch.log(a / (1 - a)),
     "01-closed-form": lambda x0, e, a: pp(a).sqrt() * x0 + pp(1 - a).sqrt() * e,
-    "01-alpha-bar": lambda b: torch.cumprod(1 - b, dim=0),
-    "01-undo": lambda xt, e, a: (xt - pp(1 - a).sqrt() * e) / pp(a).sqrt(),
-    "01-snr": lambda a: torch.log(a / (1 - a)),
-    "01-terminal": lambda a: ((a.sqrt() - a[-1].sqrt()) * a[0].sqrt() / (a[0].sqrt() - a[-1].sqrt())) ** 2,
+    "01-measure": lambda x0, xt: 1 - (xt - (x0 * xt).mean() / (x0 * x0).mean() * x0).var(),  # from the noise's side
+    "01-copy": lambda xt, e: (xt * e).mean() / xt.square().mean(),
+    "01-shift": lambda a, side: 1 / (1 + (1 - a) / a * (side / 64) ** 2),
+    "01-diagnose": example_batch,
     "01-training-example": training_example,
     "02-ddpm-mean": lambda xt, e, b, a: (xt - b / (1 - a).sqrt() * e) / (1 - b).sqrt(),
     "02-silence": error_share,
@@ -117,24 +126,54 @@ WRONG = [
     ("01-closed-form", lambda x0, e, a: 2 * (pp(a).sqrt() * x0 + pp(1 - a).sqrt() * e), "factor"),
     ("01-closed-form", lambda x0, e, a: pp(a).sqrt() * x0 + pp(1 - a).sqrt() * torch.randn_like(x0), "random"),
     ("01-closed-form", lambda x0, e, a: x0.mul_(pp(a).sqrt()).add_(pp(1 - a).sqrt() * e), "in place"),
-    ("01-alpha-bar", lambda b: torch.cumprod(b, 0), "not alpha = 1 - beta"),
-    ("01-alpha-bar", lambda b: 1 - torch.cumsum(b, 0), "sum is not a product"),
-    ("01-alpha-bar", lambda b: 1 - b, "single step"),
-    ("01-alpha-bar", lambda b: torch.cumprod(1 - b.float(), 0), "float32"),
-    ("01-alpha-bar", lambda b: torch.cumprod(1 - b, 0).flip(0), "reverse order"),
-    ("01-alpha-bar", lambda b: torch.cat([torch.ones(1).double(), torch.cumprod(1 - b, 0)])[:-1], "t - 1"),
-    ("01-undo", lambda xt, e, a: xt - pp(1 - a).sqrt() * e, "divide by sqrt(alpha_bar)"),
-    ("01-undo", lambda xt, e, a: (xt - pp(1 - a).sqrt() * e) / pp(a), "not by alpha_bar"),
-    ("01-undo", lambda xt, e, a: (xt + pp(1 - a).sqrt() * e) / pp(a).sqrt(), "up to sign"),
-    ("01-undo", lambda xt, e, a: xt - e, "neither coefficient"),
-    ("01-snr", lambda a: a / (1 - a), "logarithm"),
-    ("01-snr", lambda a: torch.log10(a / (1 - a)), "log10"),
-    ("01-snr", lambda a: torch.log((1 - a) / a), "sign"),
-    ("01-snr", lambda a: torch.log(a.sqrt() / (1 - a).sqrt()), "amplitudes"),
-    ("01-terminal", lambda a: (a - a[-1]) * a[0] / (a[0] - a[-1]), "square root"),
-    ("01-terminal", lambda a: (a.sqrt() - a[-1].sqrt()) ** 2, "not scaled"),
-    ("01-terminal", lambda a: (a.sqrt() - a[-1].sqrt()) * a[0].sqrt() / (a[0].sqrt() - a[-1].sqrt()), "square it"),
-    ("01-terminal", lambda a: ((a.sqrt() - a[-1].sqrt()) / (a[0].sqrt() - a[-1].sqrt())) ** 2, "became 1"),
+    ("00-snr", lambda a: a / (1 - a), "logarithm"),
+    ("00-snr", lambda a: torch.log10(a / (1 - a)), "log10"),
+    ("00-snr", lambda a: torch.log((1 - a) / a), "sign"),
+    ("00-snr", lambda a: torch.log(a.sqrt() / (1 - a).sqrt()), "amplitudes"),
+    ("00-snr", lambda a: a.log(), "signal alone"),
+    ("00-snr", lambda a: 10 * torch.log10(a / (1 - a)), "decibels"),
+    ("01-measure", lambda x0, xt: torch.corrcoef(torch.stack([x0.flatten(), xt.flatten()]))[0, 1] ** 2, "correlation"),
+    ("01-measure", lambda x0, xt: (x0 * xt).sum() / (x0 * x0).sum(), "square it"),
+    ("01-measure", lambda x0, xt: xt.var() / x0.var(), "contains the noise"),
+    ("01-measure", lambda x0, xt: 1 - (xt - x0).var(), "only sqrt(alpha_bar)"),
+    ("01-measure", lambda x0, xt: ((x0 * xt).sum() / (xt * xt).sum()) ** 2, "wrong way"),
+    ("01-measure", lambda x0, xt: (xt - (x0 * xt).mean() / (x0 * x0).mean() * x0).var(), "share of the noise"),
+    ("01-measure", lambda x0, xt: ((x0 * xt).mean((1, 2, 3)) / (x0 * x0).mean((1, 2, 3))) ** 2, "one number a picture"),
+    ("01-measure", lambda x0, xt: float(((x0 * xt).sum() / (x0 * x0).sum()) ** 2), "returns a float"),
+    ("01-copy", lambda xt, e: xt.square().mean() / (xt * e).mean(), "upside down"),
+    ("01-copy", lambda xt, e: (xt * e).mean() / e.square().mean(), "predicts xt from eps"),
+    ("01-copy", lambda xt, e: e.std() / xt.std(), "std against std"),
+    ("01-copy", lambda xt, e: torch.cosine_similarity(xt.flatten(), e.flatten(), dim=0), "correlation"),
+    ("01-copy", lambda xt, e: (e / xt).mean(), "explode"),
+    ("01-copy", lambda xt, e: (xt * e).mean(), "mean square of xt"),
+    ("01-copy", lambda xt, e: (xt * e).mean((1, 2, 3)) / xt.square().mean((1, 2, 3)), "one factor a picture"),
+    ("01-shift", lambda a, side: torch.sigmoid(torch.logit(a) - 2 * math.log(64 / side)), "wrong way"),
+    ("01-shift", lambda a, side: torch.sigmoid(torch.logit(a) + math.log(64 / side)), "half of the shift"),
+    ("01-shift", lambda a, side: torch.logit(a) + 2 * math.log(64 / side), "back into alpha_bar"),
+    ("01-shift", lambda a, side: torch.exp(torch.logit(a) + 2 * math.log(64 / side)), "SNR itself"),
+    ("01-shift", lambda a, side: a * (64 / side) ** 2, "scale the SNR"),
+    ("01-shift", lambda a, side: torch.sigmoid(a.log() + 2 * math.log(64 / side)), "divide by 1 - alpha_bar"),
+    ("01-shift", lambda a, side: torch.sigmoid(torch.logit(a) + 2 * math.log(64 / side)).float(), "float32"),
+    ("01-diagnose", lambda *args: example_batch(*args, rand=True, one_step=True, one_noise=True), "three symptoms"),
+    (
+        "01-diagnose",
+        lambda *args: example_batch(*args, one_step=True, one_noise=True),
+        "grain, and all are equally",
+    ),
+    (
+        "01-diagnose",
+        lambda *args: example_batch(*args, rand=True, one_noise=True),
+        "bright, and all have the same",
+    ),
+    ("01-diagnose", lambda *args: example_batch(*args, rand=True, one_step=True), "bright, and all are equally"),
+    ("01-diagnose", lambda *args: example_batch(*args, one_step=True), "left: all pictures are equally"),
+    (
+        "01-diagnose",
+        lambda *args: example_batch(*args, one_noise=True),
+        "left: all pictures have the same",
+    ),
+    ("01-diagnose", lambda *args: example_batch(*args, rand=True), "mean of this noise"),
+    ("01-diagnose", lambda x0, t, ab, g: example_batch(x0, t, ab, None), "random"),
     ("01-training-example", one_step, "same t"),
     ("01-training-example", same_noise, "same noise"),
     ("01-training-example", own_generator, "seed inside"),
@@ -303,7 +342,7 @@ WRONG += [
     ("03-heun", lambda *a: heun(*a, special=False), "divides by 0"),
     ("03-heun", euler, "this is Euler's step"),
     ("03-heun", second_slope, "only the second slope"),
-    ("03-heun", lambda slope, x, now, after: heun(slope, x, after or now, now), "not"),
+    ("03-heun", lambda slope, x, now, after: 2 * x - heun(slope, x, now, after), "the wrong way"),
     ("03-broken", as_it_was, "alpha_bar[-1]"),
     ("03-broken", lambda *a: as_it_was(*a).clamp(-1, 1), "clipped"),
     ("03-broken", lambda m, x, ab, table: ddim_loop(m, x, ab, table, last=ab[0]), "nearly"),
@@ -814,7 +853,7 @@ def test_an_exception_is_told_in_one_sentence_with_its_line():
 
 
 def test_a_torch_function_that_is_not_implemented_is_no_stub():
-    assert check("01-snr", lambda a: torch.randn(3, dtype=torch.int64)).status == "not right yet"
+    assert check("00-snr", lambda a: torch.randn(3, dtype=torch.int64)).status == "not right yet"
 
 
 def test_the_same_seed_gives_the_same_verdict_and_other_random_numbers_stay():
@@ -832,11 +871,11 @@ def test_unknown_names_and_results_instead_of_functions_get_a_sentence():
     assert "there are 01-closed-form" in repr(check("01-nothing", print))
     assert "no notebook 99" in repr(check("99-x", print))
     assert "no notebook" in repr(hint("x"))
-    assert "the function itself" in repr(check("01-snr", torch.ones(3)))
+    assert "the function itself" in repr(check("00-snr", torch.ones(3)))
 
 
 def test_the_html_verdict_keeps_the_page_colours_and_escapes():
-    page = check("01-snr", lambda a: a < 1)._repr_html_()
+    page = check("00-snr", lambda a: a < 1)._repr_html_()
     assert "background" not in page
     assert "color: " not in page.replace("border-color: ", "")
     assert "<script" not in check("01-<script", print)._repr_html_()

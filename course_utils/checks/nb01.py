@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import torch
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.nb01_noising import MIX_MISTAKES, add_noise, per_picture, remove_noise
+from course_utils.checks.nb01_noising import MIX_MISTAKES, add_noise
 from course_utils.checks.nb01_training_example import TRAINING_EXAMPLE
 
 
@@ -25,27 +28,57 @@ def noising_case(g: torch.Generator, i: int) -> tuple:
     return x0, torch.randn(x0.shape, generator=g), random_alpha_bar(g, len(x0))
 
 
-def undo_case(g: torch.Generator, i: int) -> tuple:
-    """(xt, eps, alpha_bar_t) of a picture that was really noised."""
-    x0, eps, a = noising_case(g, i)
-    return add_noise(x0, eps, a), eps, a
+def pictures_of_one_step(g: torch.Generator, i: int) -> tuple:
+    """(x0, eps, xt): many bright pictures of variance 0.2 to 0.3, as ours are, all of one step."""
+    x0 = 0.8 + (0.45 + 0.02 * i) * torch.randn(64, 3, 16, 16, generator=g)
+    eps = torch.randn(x0.shape, generator=g)
+    return x0, eps, add_noise(x0, eps, torch.full((64,), 0.15 + 0.16 * i))
 
 
-def beta_case(g: torch.Generator, i: int) -> tuple:
-    """(beta,): a rising table of 10 to 50 steps, float64 like every coefficient of the course."""
-    steps = 10 * (i + 1)
-    return ((torch.rand(steps, generator=g, dtype=torch.float64) * 0.2 + 0.01).sort().values,)
+def measure_case(g: torch.Generator, i: int) -> tuple:
+    """(x0, xt)."""
+    x0, _, xt = pictures_of_one_step(g, i)
+    return x0, xt
 
 
-def alpha_bar_case(g: torch.Generator, i: int) -> tuple:
-    """(alpha_bar,): the running product of such a table."""
-    return (torch.cumprod(1 - beta_case(g, i)[0] * 0.3, 0),)
+def copy_case(g: torch.Generator, i: int) -> tuple:
+    """(xt, eps)."""
+    return pictures_of_one_step(g, i)[:0:-1]
 
 
-def terminal(alpha_bar):
-    """Shift and scale sqrt(alpha_bar): the last becomes 0, the first stays."""
-    root = alpha_bar.sqrt()
-    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+def shift_case(g: torch.Generator, i: int) -> tuple:
+    """(alpha_bar, side): a float64 table of 10 to 50 steps, and another size than 64."""
+    beta = torch.rand(10 * (i + 1), generator=g, dtype=torch.float64).sort().values * 0.06 + 0.003
+    return torch.cumprod(1 - beta, 0), (16, 32, 128, 256, 48)[i % 5]
+
+
+def diagnose_case(g: torch.Generator, i: int) -> tuple:
+    """(x0, t, alpha_bar, generator): steps that differ."""
+    x0 = random_pictures(g, i)
+    alpha_bar = torch.cumprod(1 - torch.linspace(0.01, 0.2, 20, dtype=torch.float64), 0)
+    seed = int(torch.randint(1 << 30, (), generator=g))
+    return x0, torch.randperm(20, generator=g)[: len(x0)], alpha_bar, torch.Generator().manual_seed(seed)
+
+
+def slope(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The factor c that makes c * x closest to y."""
+    return (x * y).sum() / (x * x).sum()
+
+
+def measured_alpha_bar(x0: torch.Tensor, xt: torch.Tensor) -> torch.Tensor:
+    """alpha_bar of a step, from pictures before and after it."""
+    return slope(x0, xt) ** 2
+
+
+def shifted(alpha_bar: torch.Tensor, side: float) -> torch.Tensor:
+    """A table made for 64 pixels, for another side (Hoogeboom et al. 2023, eq. 5)."""
+    return torch.sigmoid(torch.logit(alpha_bar) + 2 * math.log(64 / side))
+
+
+def example_batch(x0, t, alpha_bar, generator, draw=torch.randn, fresh=True, own_step=True) -> torch.Tensor:
+    """Noisy pictures: draw: what makes the noise; fresh: each picture its own; own_step: each picture its own step."""
+    eps = draw((x0 if fresh else x0[:1]).shape, generator=generator)
+    return add_noise(x0, eps, alpha_bar[t if own_step else t[:1].expand(len(t))].to(x0.dtype))
 
 
 CLOSED_FORM = Exercise(
@@ -55,143 +88,164 @@ CLOSED_FORM = Exercise(
     hints=(
         "Two terms are added: some of the picture and some of the noise.",
         "The two coefficients, squared, add up to 1; the picture's, squared, is alpha_bar_t.",
-        "a = alpha_bar_t.view(-1, 1, 1, 1); then a.sqrt() * x0 + (1 - a).sqrt() * eps.",
+        "A number per picture meets pictures in the shape (B, 1, 1, 1): alpha_bar_t.view(-1, 1, 1, 1). Then the roots.",
     ),
 )
 
-ALPHA_BAR = Exercise(
-    reference=lambda beta: torch.cumprod(1 - beta, 0),
-    cases=beta_case,
+MEASURE = Exercise(
+    reference=measured_alpha_bar,
+    cases=measure_case,
+    tolerance=0.03,  # what luck leaves of 49,152 numbers, whichever right way they are put together
+    mistakes=(
+        (
+            "this is the squared correlation: it is alpha_bar only for pictures of variance 1. "
+            "How much of x0 is in xt, whatever the noise?",
+            lambda x0, xt: torch.corrcoef(torch.stack([x0.flatten(), xt.flatten()]))[0, 1] ** 2,
+        ),
+        ("this is the factor of the picture, sqrt(alpha_bar): square it.", slope),
+        (
+            "this is the quotient of the two variances: the variance of xt contains the noise, too.",
+            lambda x0, xt: xt.var() / x0.var(),
+        ),
+        (
+            "this takes all of x0 away before it looks at the noise; xt holds only sqrt(alpha_bar) of it.",
+            lambda x0, xt: 1 - (xt - x0).var(),
+        ),
+        (
+            "the regression runs the wrong way: it predicts x0 from xt, and noise in xt makes that slope too small.",
+            lambda x0, xt: slope(xt, x0) ** 2,
+        ),
+        (
+            "this is the share of the noise, 1 - alpha_bar.",
+            lambda x0, xt: 1 - measured_alpha_bar(x0, xt),
+        ),
+        (
+            "one number a picture: all pictures have the same step, so measure over all of them together.",
+            lambda x0, xt: ((x0 * xt).sum((1, 2, 3)) / (x0 * x0).sum((1, 2, 3))) ** 2,
+        ),
+    ),
+    hints=(
+        "xt = a * x0 + noise that has nothing to do with x0. What is the best straight line from x0 to xt?",
+        "Multiply both sides by x0 and take the mean: what becomes of the noise?",
+        "That leaves mean(x0 * xt) = a * mean(x0 * x0), with a = sqrt(alpha_bar).",
+    ),
+)
+
+COPY = Exercise(
+    reference=slope,
+    cases=copy_case,
+    mistakes=(
+        ("upside down: the sum of xt * xt belongs below the line.", lambda xt, e: (xt * xt).sum() / (xt * e).sum()),
+        ("this predicts xt from eps: divide by the power of what is given, xt.", lambda xt, e: slope(e, xt)),
+        (
+            "this only matches the sizes, std against std; how alike xt and eps are counts, too.",
+            lambda xt, e: e.std() / xt.std(),
+        ),
+        ("this is the correlation: it forgets how large xt is.", lambda xt, e: (xt * e).sum() / (xt.norm() * e.norm())),
+        (
+            "a mean of quotients: where xt is near 0 they explode. Divide one mean by another.",
+            lambda xt, e: (e / xt).mean(),
+        ),
+        (
+            "the mean of the product alone: divide it by the mean square of xt.",
+            lambda xt, e: (xt * e).mean(),
+        ),
+        (
+            "this is the error that is left; the factor c is asked.",
+            lambda xt, e: (slope(xt, e) * xt - e).square().mean(),
+        ),
+        (
+            "one factor a picture: the network has one for each step, so take all pictures together.",
+            lambda xt, e: (xt * e).sum((1, 2, 3)) / (xt * xt).sum((1, 2, 3)),
+        ),
+    ),
+    hints=(
+        "The error is a parabola in c: write out the square.",
+        "mean((eps - c xt)^2) = mean(eps^2) - 2c mean(xt eps) + c^2 mean(xt^2). Where is its lowest point?",
+        "Set the derivative by c to 0 and solve for c: a mean over a mean.",
+    ),
+)
+
+SHIFT = Exercise(
+    reference=shifted,
+    cases=shift_case,
     tolerance=1e-6,
     mistakes=(
-        ("this multiplies beta, the noise, not alpha = 1 - beta, what is kept.", lambda b: torch.cumprod(b, 0)),
-        ("this is alpha of a single step: alpha_bar is the product of all steps so far.", lambda b: 1 - b),
-        ("a sum is not a product: what is kept of what was kept is multiplied.", lambda b: 1 - torch.cumsum(b, 0)),
         (
-            "exp(-sum of beta) is close for small beta only; multiply 1 - beta exactly.",
-            lambda b: torch.exp(-torch.cumsum(b, 0)),
+            "the wrong way: small pictures drown early, so below 64 pixels the log-SNR must rise.",
+            lambda a, side: shifted(a, 64 * 64 / side),
         ),
         (
-            "one step late, alpha_bar at t - 1: entry 0 already holds 1 - beta[0].",
-            lambda b: torch.cat([torch.ones(1, dtype=b.dtype), torch.cumprod(1 - b, 0)[:-1]]),
+            "half of the shift: averaging k x k pixels divides the noise by k^2, so it is 2 log(64 / side).",
+            lambda a, side: shifted(a, math.sqrt(64 * side)),
         ),
+        ("this is the shifted log-SNR; turn it back into alpha_bar.", lambda a, side: torch.logit(shifted(a, side))),
         (
-            "there is one entry too many: the course keeps T entries, and entry 0 is 1 - beta[0].",
-            lambda b: torch.cat([torch.ones(1, dtype=b.dtype), torch.cumprod(1 - b, 0)]),
+            "this is the SNR itself: from SNR = a / (1 - a) the share a follows.",
+            lambda a, side: a / (1 - a) * (64 / side) ** 2,
         ),
+        ("this scales alpha_bar, which leaves [0, 1]; scale the SNR.", lambda a, side: a * (64 / side) ** 2),
         (
-            "the product runs from the end: t = 0 is the cleanest step.",
-            lambda b: torch.cumprod((1 - b).flip(0), 0).flip(0),
+            "the log-SNR lost its noise: log(alpha_bar) alone is shifted; divide by 1 - alpha_bar first.",
+            lambda a, side: torch.sigmoid(torch.log(a) + 2 * math.log(64 / side)),
         ),
-        ("only the last value is returned: keep the product after every step.", lambda b: torch.prod(1 - b)),
-        ("this is sqrt(alpha_bar); alpha_bar itself is asked.", lambda b: torch.cumprod(1 - b, 0).sqrt()),
+        ("nothing moved: is `side` used?", lambda a, side: a),
+        (
+            "log10 or log2 in place of the natural logarithm.",
+            lambda a, side: torch.sigmoid(torch.logit(a) + 2 * math.log10(64 / side)),
+        ),
     ),
     hints=(
-        "At each step a share 1 - beta of the power is kept.",
-        "What is left after three steps is (1 - beta[0]) * (1 - beta[1]) * (1 - beta[2]).",
-        "torch.cumprod(..., dim=0) multiplies along a table and keeps every intermediate result.",
+        "Three moves: alpha_bar to log-SNR, add, back to alpha_bar.",
+        "From log-SNR back: SNR = a / (1 - a). Solve for a.",
+        "The function that does it is the sigmoid, which torch has; the one before it is torch.log of the SNR.",
     ),
 )
 
-UNDO = Exercise(
-    reference=remove_noise,
-    cases=undo_case,
-    tolerance=1e-3,  # dividing by a small sqrt(alpha_bar) enlarges rounding
+DIAGNOSE = Exercise(
+    reference=example_batch,
+    cases=diagnose_case,
     mistakes=(
         (
-            "the noise is gone, but the picture is still faint: divide by sqrt(alpha_bar).",
-            lambda xt, e, a: xt - (1 - per_picture(a)).sqrt() * e,
+            "three symptoms are left: the pictures are too bright, all have the same grain, and all are equally noisy.",
+            partial(example_batch, draw=torch.rand, fresh=False, own_step=False),
         ),
         (
-            "divide by sqrt(alpha_bar), not by alpha_bar: the square root is missing.",
-            lambda xt, e, a: (xt - (1 - per_picture(a)).sqrt() * e) / per_picture(a),
+            "two symptoms are left: all pictures have the same grain, and all are equally noisy.",
+            partial(example_batch, fresh=False, own_step=False),
         ),
         (
-            "the noise has a coefficient too: xt holds sqrt(1 - alpha_bar) * eps, not eps.",
-            lambda xt, e, a: (xt - e) / per_picture(a).sqrt(),
+            "two symptoms are left: the pictures are too bright, and all are equally noisy.",
+            partial(example_batch, draw=torch.rand, own_step=False),
         ),
         (
-            "the noise lacks its square root: its coefficient is sqrt(1 - alpha_bar).",
-            lambda xt, e, a: (xt - (1 - per_picture(a)) * e) / per_picture(a).sqrt(),
+            "two symptoms are left: the pictures are too bright, and all have the same grain.",
+            partial(example_batch, draw=torch.rand, fresh=False),
+        ),
+        ("one symptom is left: all pictures are equally noisy.", partial(example_batch, own_step=False)),
+        ("one symptom is left: all pictures have the same grain.", partial(example_batch, fresh=False)),
+        (
+            "one symptom is left: the pictures are too bright. What is the mean of this noise?",
+            partial(example_batch, draw=torch.rand),
         ),
         (
-            "right up to sign: the noise was added on the way there, so it is subtracted here.",
-            lambda xt, e, a: (xt + (1 - per_picture(a)).sqrt() * e) / per_picture(a).sqrt(),
-        ),
-        (
-            "the two coefficients are exchanged: which one multiplies eps?",
-            lambda xt, e, a: (xt - per_picture(a).sqrt() * e) / (1 - per_picture(a)).sqrt(),
-        ),
-        ("this only subtracts the noise: neither coefficient is used.", lambda xt, e, a: xt - e),
-        (
-            "multiply became divide: dividing by sqrt(alpha_bar) makes the faint picture stronger.",
-            lambda xt, e, a: (xt - (1 - per_picture(a)).sqrt() * e) * per_picture(a).sqrt(),
+            "the noise is uniform, centred now but too weak: its variance is 1/12, not 1.",
+            partial(example_batch, draw=lambda *args, **kw: torch.rand(*args, **kw) - 0.5),
         ),
     ),
     hints=(
-        "Solve xt = sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * eps for x0.",
-        "First take the noise term away from xt, then divide by what multiplies x0.",
-        "a = alpha_bar_t.view(-1, 1, 1, 1); then (xt - (1 - a).sqrt() * eps) / a.sqrt().",
-    ),
-)
-
-SNR = Exercise(
-    reference=lambda a: torch.log(a) - torch.log1p(-a),
-    cases=alpha_bar_case,
-    tolerance=1e-5,
-    mistakes=(
-        ("this is the ratio itself; its natural logarithm is asked.", lambda a: a / (1 - a)),
-        (
-            "right up to sign: signal stands above noise, so a clean picture has a large value.",
-            lambda a: torch.log((1 - a) / a),
-        ),
-        (
-            "half of what is asked: the ratio of amplitudes; SNR is a ratio of powers.",
-            lambda a: 0.5 * torch.log(a / (1 - a)),
-        ),
-        ("this is log10; the natural logarithm is torch.log.", lambda a: torch.log10(a / (1 - a))),
-        ("this is log2; the natural logarithm is torch.log.", lambda a: torch.log2(a / (1 - a))),
-        ("these are decibels, 10 * log10; the natural logarithm is asked.", lambda a: 10 * torch.log10(a / (1 - a))),
-        ("this is the logarithm of the signal alone: divide by the noise power 1 - alpha_bar.", torch.log),
-    ),
-    hints=(
-        "How much power has the picture in xt, and how much the noise?",
-        "The powers are alpha_bar and 1 - alpha_bar; SNR is their ratio.",
-        "torch.log(alpha_bar / (1 - alpha_bar)).",
-    ),
-)
-
-TERMINAL = Exercise(
-    reference=terminal,
-    cases=alpha_bar_case,
-    tolerance=1e-6,
-    mistakes=(
-        ("this is sqrt(alpha_bar): square it at the end.", lambda a: terminal(a).sqrt()),
-        ("shifted, but not scaled: the first value must stay what it was.", lambda a: (a.sqrt() - a.sqrt()[-1]) ** 2),
-        ("shift and scale the square root of alpha_bar, not alpha_bar.", lambda a: (a - a[-1]) * a[0] / (a[0] - a[-1])),
-        (
-            "the first value became 1: scale so that it stays what it was.",
-            lambda a: ((a.sqrt() - a.sqrt()[-1]) / (a.sqrt()[0] - a.sqrt()[-1])) ** 2,
-        ),
-        (
-            "only the last value is changed: that is a jump in one step; spread it over all of them.",
-            lambda a: torch.cat([a[:-1], torch.zeros(1, dtype=a.dtype)]),
-        ),
-        ("scaled, but the last value is not 0: subtract it first.", lambda a: a * a[0] / (a[0] - a[-1])),
-    ),
-    hints=(
-        "Two things are fixed: the last value becomes 0, the first stays. A shift and a scale do both.",
-        "Work on root = sqrt(alpha_bar): subtract its last value, then multiply all by one number.",
-        "That number is root[0] / (root[0] - root[-1]); square the result at the end.",
+        "Compare neighbours: what is the same in all four pictures and should not be?",
+        "How strong is the noise at t = 40, and at t = 850? Is its pattern the same? What became of black?",
+        "Look at t[0], at the shape that eps is drawn with, and at what torch.rand draws.",
     ),
 )
 
 
 EXERCISES = {
     "01-closed-form": CLOSED_FORM,
-    "01-alpha-bar": ALPHA_BAR,
-    "01-undo": UNDO,
-    "01-snr": SNR,
-    "01-terminal": TERMINAL,
+    "01-measure": MEASURE,
+    "01-copy": COPY,
+    "01-shift": SHIFT,
+    "01-diagnose": DIAGNOSE,
     "01-training-example": TRAINING_EXAMPLE,
 }

@@ -96,7 +96,6 @@ TRAINING_EXAMPLE = Exercise(
         "Draw t, draw eps, mix: three lines, and return all three.",
         "torch.randint(len(alpha_bar), (len(x0),), generator=generator) draws one step per picture; "
         "torch.randn(x0.shape, generator=generator) the noise.",
-        "a = alpha_bar[t].to(x0.dtype).view(-1, 1, 1, 1); xt = a.sqrt() * x0 + (1 - a).sqrt() * eps; "
-        "return xt, t, eps.",
+        "alpha_bar[t] is float64 and of shape (B,): to the dtype of x0, to (B, 1, 1, 1), then mix as in 01.1.",
     ),
 )
