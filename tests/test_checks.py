@@ -328,7 +328,7 @@ WRONG += [
     ("03-steps", lambda draw, n: torch.stack([(draw(k) - draw(n[-1])).flatten(1).norm(dim=1) for k in n]), "norms"),
     ("03-steps", lambda draw, n: torch.stack([(draw(k) - draw(n[-1])).square().mean() ** 0.5 for k in n]), "pooled"),
     ("03-steps", lambda draw, n: [distance(draw(k), draw(n[-1])) for k in n], "list"),
-    ("03-steps", lambda *a: from_the_finest(*a).T, "shape"),
+    ("03-steps", lambda *a: from_the_finest(*a).T, "exchanged"),
     ("03-eta", lambda *a: two_runs(*a, seeds=(0, 0)), "Seed 0 and seed 1"),
     ("03-eta", lambda *a: two_runs(*a, fixed=0.0), "eta is not handed on"),
     ("03-eta", lambda *a: two_runs(*a, fixed=1.0), "eta is 1 in every row"),
