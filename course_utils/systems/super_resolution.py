@@ -19,7 +19,9 @@ from course_utils.generator.schedules import make_schedule
 from course_utils.systems.stage import Stage, spread
 
 SCHEDULE = make_schedule("cosine")
-PREDICTION = "v"  # of the residual, whose variance is 1: at every step it says something
+PREDICTION = (
+    "x0"  # the residual itself, nothing on plain paper: eps and v want the noise copied at full size everywhere
+)
 SR2_SIDE = 256
 
 
