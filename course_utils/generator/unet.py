@@ -185,14 +185,16 @@ class UNet(nn.Module):
 class Patched(nn.Module):
     """Let a U-Net see patch x patch pixels as one: the picture is folded into channels before it, and back after.
 
-    The work falls by patch**2, and no pixel is lost. The U-Net needs 3 * patch**2 channels in and out.
+    The work falls by patch**2, and no pixel is lost. The U-Net needs 3 * patch**2 channels in and out. residual: add
+    the input to the answer, so that a network asked for noise need not copy it where noise is all there is.
     Hoogeboom et al. 2023 (simple diffusion), section 3.4. Built in notebook 02.
     """
 
-    def __init__(self, unet: nn.Module, patch: int = 2):
+    def __init__(self, unet: nn.Module, patch: int = 2, residual: bool = False):
         super().__init__()
-        self.unet, self.patch = unet, patch
+        self.unet, self.patch, self.residual = unet, patch, residual
 
     def forward(self, x, t, **conditions):
-        x = F.pixel_unshuffle(x, self.patch)  # (B, C p^2, H/p, W/p)
-        return F.pixel_shuffle(self.unet(x, t, **conditions), self.patch)
+        h = self.unet(F.pixel_unshuffle(x, self.patch), t, **conditions)  # (B, C p^2, H/p, W/p)
+        h = F.pixel_shuffle(h, self.patch)
+        return x + h if self.residual else h

@@ -41,12 +41,15 @@ RECIPE = Recipe(
 )
 
 
-def make_recipe(prediction):
-    """Return the recipe that asks the same network for "eps", "x0" or "v": notebook 02 trains the three equally."""
+def make_recipe(prediction, residual=False, name=None):
+    """Return the recipe that asks the same network for "eps", "x0" or "v": notebook 02 trains them equally.
+
+    residual: the network adds its input to its answer (see `Patched`); name: None for that of the prediction.
+    """
     return Recipe(
-        name=f"noise-predictor-{prediction}",
-        summary=f"the noise predictor's U-Net asked for {prediction}, one of three equal trainings for notebook 02",
-        model=model,
+        name=f"noise-predictor-{name or prediction}",
+        summary=f"the noise predictor's U-Net asked for {prediction}, one of four equal trainings for notebook 02",
+        model=partial(model, residual=residual),
         batch=batch,
         loss=partial(loss, prediction=prediction),
         batch_size=RECIPE.batch_size,

@@ -18,12 +18,14 @@ PREDICTION = "x0"  # what a small network learns fastest; `to_eps` turns it into
 SCHEDULE = make_schedule("cosine")  # reaches pure noise, and is gentle enough for small pictures
 
 
-def make_unet() -> Patched:
-    """The untrained network: pictures (B, 3, 32, 32) and steps (B,) in, like the pictures out."""
+def make_unet(residual: bool = False) -> Patched:
+    """The untrained network: pictures (B, 3, 32, 32) and steps (B,) in, the like out; residual: see Patched."""
     unet = UNet(
         12, 12, channels=(32, 64, 128), num_res_blocks=1, attention=(False, True, True), head_dim=32, groups=8
     )  # 16, 8 and 4 folded pixels a side: 0.2 GFLOP a picture
-    return Patched(unet, patch=2).to(memory_format=torch.channels_last)  # this layout is faster on CPUs
+    return Patched(unet, patch=2, residual=residual).to(
+        memory_format=torch.channels_last
+    )  # this layout is faster on CPUs
 
 
 def open_stages(
