@@ -26,6 +26,7 @@ from course_utils.systems.clip import make_clip
 from course_utils.systems.dalle2 import DALLE2, PRIORS, cut_padding, make_ar_prior, make_decoder, make_prior
 from course_utils.systems.registry import SYSTEMS, open_system
 from course_utils.systems.stage import System
+from course_utils.training import train
 
 CPU = torch.device("cpu")
 PROMPTS = ["cat", "a red car in the snow", "狗"]
@@ -274,6 +275,22 @@ def test_a_batch_repeats_and_a_step_reaches_every_weight(few, name):
     assert still <= UNUSED | {"text_proj.learned_classifier_free_guidance_embeddings"}, still
     told = recipe.measure(network) if recipe.measure else {}
     assert told.get("space", "latent") == ("pixel" if "pixels" in name else "latent")
+
+
+def test_a_run_of_the_prior_goes_on_where_it_stopped(few, tmp_path):
+    """What is measured and not learnt stays as it is, in the run, in its average and when it goes on."""
+    recipe = replace(RECIPES["prior-ar"](), batch_size=8, warmup=0)
+    steps = train(recipe, 5, run_dir=tmp_path, device="cpu")
+    first = [next(steps) for _ in range(2)][-1]
+    steps.close()
+    resumed = train(recipe, 5, run_dir=tmp_path, device="cpu", resume=True)
+    again = next(resumed)
+    resumed.close()
+    assert (first.step, again.step) == (2, 3) and again.loss > 0
+    for name, weight in recipe.model().named_parameters():
+        if not weight.requires_grad:
+            assert torch.equal(weight, again.ema.get_parameter(name)), name
+    assert not torch.equal(first.ema.head.weight, again.model.head.weight)
 
 
 def test_captions_leave_out_what_they_may_and_say_nothing_false(few):
