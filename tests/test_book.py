@@ -112,8 +112,8 @@ def browser(tmp_path_factory):
 
 
 def complaints(browser, address):
-    """Errors and warnings that pages wrote to the console, and addresses beyond this site that were asked for."""
-    said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    """Errors that pages wrote to the console, and addresses beyond this site that were asked for."""
+    said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     asked = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     return said + [name for name in asked if not name.startswith((address, "data:", "blob:"))]
 

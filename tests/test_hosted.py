@@ -31,7 +31,7 @@ THEIR_NEEDS = ("ipython-genutils", "backcall", "pickleshare", "decorator<5", "ne
 LACKING = ("peft", "diffusers")  # what the setup has to bring
 LEFT_OUT = re.compile(rf"({'|'.join([*COLAB, *LACKING])}|__editable__.*|pictures_from_noise)(\W.*)?", re.I)
 PRETEND = {
-    "colab": "import sys, types; sys.modules['google.colab'] = types.ModuleType('google.colab')",
+    "colab": "import google.colab",
     "kaggle": "import os; os.environ['KAGGLE_KERNEL_RUN_TYPE'] = 'Interactive'",
 }
 ONLINE = {"PYTHONPATH": "", "COURSE_NO_NETWORK": ""}  # tests/conftest.py has blocked the network; pip has to have one
@@ -57,6 +57,8 @@ def environment(folder: Path) -> Path:
             shutil.copytree(entry, site / entry.name, copy_function=link_or_copy)
         else:
             link_or_copy(entry, site / entry.name)
+    (site / "google" / "colab").mkdir(parents=True)
+    (site / "google" / "colab" / "__init__.py").touch()
     python = folder / "bin" / "python"
     wanted = [*(f"{name}=={version}" for name, version in COLAB.items()), *THEIR_NEEDS]
     command = [
@@ -132,7 +134,7 @@ def test_setup_in_a_kernel_like_colabs(machine, tmp_path, monkeypatch):
     torch = versions(python, "torch")["torch"]
     # the first run is interrupted after the clone: there is nowhere to install from
     nowhere = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
-    with pytest.raises(CellExecutionError, match=r"RuntimeError: pip could not install .* Run this cell again"):
+    with pytest.raises(CellExecutionError, match=r"pip could not install .* Run this cell again"):
         run_cells(machine, content, monkeypatch, PRETEND["colab"], cell, **nowhere)
     assert (content / "course" / "course_utils").is_dir() and not (content / "course.part").exists()
     # the second finishes it, and a third, in the same kernel, does no harm
