@@ -1,8 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 00 · Start here: is my machine ready, and what will I be able to build?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/00_start_here.ipynb)
-#
 # | | |
 # |---|---|
 # | **Time** | ten minutes; the code runs in well under a minute |
@@ -13,16 +11,22 @@
 # In this course we write every part of these three systems ourselves, small enough to train on a laptop. Then we teach
 # them something new. This first notebook is a map. It draws, it checks the machine, and it shows the way.
 
+# %% [markdown]
+# [01 · Forward noising](01_forward_noising.ipynb) →
+
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% [markdown] slideshow={"slide_type": "skip"}
@@ -32,8 +36,8 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The result first
 #
-# Each picture below starts as different random noise. A small network is called again and again, and each call takes
-# a little of the noise away. Nobody chose among the results: we show them all.
+# Each picture below starts as random noise. A network is called 20 times; each call reads the prompt and takes a little
+# of the noise away. We chose the prompts among the things this model knows. Of each we show the first drawing.
 
 # %% slideshow={"slide_type": "-"}
 import time
@@ -42,47 +46,56 @@ import matplotlib.pyplot as plt
 import torch
 from course_utils import checkpoints
 from course_utils.figures import plotting
-from course_utils.app.generate import draw_pictures
+from course_utils.app.generate import draw_pictures, draw_prompts
 
 plotting.use_course_style()
 begin = time.perf_counter()
-pictures = draw_pictures("noise-predictor", steps=50, seed=0, count=16)            # uint8 (16, 32, 32, 3)
+PROMPTS = {"panda, noto style, grass": "", "a red car in the snow": "", "sunflower, sunset": "", "汉堡,白色背景": "hamburger",
+           "pink butterfly, blue sky and grass": "", "purple octopus, beach": "", "火箭,夜空": "rocket, night sky",
+           "lion face, fluent style, sunset": ""}
+pictures = draw_prompts("stable-diffusion", list(PROMPTS), steps=20, seed=3, guidance=2.0)  # uint8 (8, 64, 64, 3)
 print(f"{len(pictures)} pictures in {time.perf_counter() - begin:.1f} s")
-plotting.show_pictures(pictures, columns=8, title="Sixteen noises, sixteen drawings, none left out")
+captions = [prompt + f" ({gloss})" * bool(gloss) for prompt, gloss in PROMPTS.items()]
+plotting.show_pictures(pictures, captions, 4, "Eight prompts in two languages", scale=1.4)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **How many can you name?** Count them, and keep the number: in notebook 02 we train the same network ourselves, and
-# you can compare. The weights used here were made by that same code, with more patience. Their card says how much:
+# **How many fit their prompt?** Count, and keep the number: notebook 06 builds this model and measures it. We write and
+# train every part ourselves. The card of these weights says what they took:
 
 # %% slideshow={"slide_type": "-"}
-card = checkpoints.card("noise-predictor")
+card = checkpoints.card("stable-diffusion")
 print(f"{card['parameters']:,} learned numbers; trained for {card['minutes']:.0f} minutes on {card['hardware']}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# The pictures are 32 pixels wide, and the network has seen only smileys, hearts and their relatives. That is small
-# beside the systems you know. The principle is the same, and here every line can be read.
+# The pictures are 64 pixels wide, and the model knows a small set of things. That is little beside the systems you
+# know. The principle is the same, and here every line can be read.
 #
-# **Predict.** We draw two pictures with the same seed again, then two with another seed. Which will equal the first
-# two above?
+# **Predict.** Another model, *noise-predictor*, reads no prompt: it turns noise into some smiley or heart. We draw eight
+# in 25 steps, and again: with the same seed; with the same seed in 50 steps; with another seed. Which will equal the
+# first?
 #
 # <details><summary>Answer</summary>
 #
-# Those with the same seed. The seed fixes the noise, and with this way of drawing the noise fixes the picture.
+# Only those of the same seed *and* the same number of steps. The seed fixes the noise; noise and steps together fix the
+# picture. In 50 steps the same noise leads to a similar picture, not to the same.
 #
 # </details>
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
-def same(a, b):                                         # up to rounding: less than one grey level of 255
-    return bool(abs(a.astype(int) - b.astype(int)).mean() < 1)
+from course_utils.evaluation.intervals import Mean      # a mean with its 95 % interval in square brackets
 
-print("seed 0 again, the same pictures:", same(draw_pictures(seed=0, count=2), pictures[:2]))
-print("seed 1, the same pictures:", same(draw_pictures(seed=1, count=2), pictures[:2]))
+def difference(a, b):                                   # root of the mean square, black to white = 1; one a picture
+    return Mean.of(((a / 255.0 - b / 255.0) ** 2).mean((1, 2, 3)) ** 0.5).text(2)
+
+base = draw_pictures("noise-predictor", steps=25, seed=0, count=8)
+for steps, seed in ((25, 0), (50, 0), (25, 1)):
+    print(f"seed {seed}, {steps} steps: {difference(base, draw_pictures('noise-predictor', steps=steps, seed=seed, count=8))}")
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Let the room name the pictures aloud, one by one, and write the count on the board.
-# Say what is small here: 32 pixels, one kind of picture, no text yet. Say what is not: nothing is mocked.
+# *For the lecturer, 3 min.* Cover the captions and let the room name the pictures aloud, one by one.
+# Say what is small here: 64 pixels, one kind of picture, hours of training. Say what is not: nothing is mocked.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The prompt box
@@ -102,19 +115,19 @@ READS = {"stable-diffusion": ("prompt", "guidance"), "text-pixel": ("prompt", "g
          "noise-predictor": ()}
 
 def drawn(prompt, system, steps, guidance, seed):
-    pictures = draw_pictures(system, prompt, steps, seed, count=8, guidance=guidance)
+    pictures = draw_pictures(system, prompt, steps, seed, count=4, guidance=guidance)
     read = "" if "prompt" in READS[system] else ", prompt not read"
-    return plotting.show_pictures(pictures, columns=8, title=f"{system}, {steps} steps, seed {seed}{read}")
+    return plotting.show_pictures(pictures, columns=4, title=f"{system}, {steps} steps, seed {seed}{read}", scale=1.4)
 
 widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=20, guidance=2.0, seed=7)
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# The prompt asks for a pink butterfly under a blue sky, on grass. **stable-diffusion** has learned 128 things in both
-# languages and paints them at 64 pixels, by way of a small latent picture; it never saw a *pink* butterfly, so it has to
-# put two words together. Notebook 06 builds it, and measures how often it succeeds. **text-pixel** knows half as many
-# things and draws 32 pixels directly: notebook 04. It likes 12 steps and a guidance of 1.5. The third,
-# **noise-predictor**, reads nothing: choose it, and the fields *prompt* and *guidance* turn grey. The library says in
-# words what it cannot follow:
+# The prompt asks for a pink butterfly under a blue sky, on grass. **stable-diffusion** paints 64 pixels, by way of a
+# *latent*: a compressed picture. It never saw a *pink* butterfly, so it has to put two words together; notebook 06
+# measures how often it succeeds. Four noises, nearly one picture: a full prompt, and only three drawings of a butterfly
+# to learn from, leave the noise little to decide. **text-pixel** draws 32 pixels directly: notebook 04. It likes 12
+# steps and a guidance of 1.5. **noise-predictor** reads nothing: choose it, and the fields *prompt* and *guidance* turn
+# grey. There the noise decides everything. The library says in words what a system cannot follow:
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
@@ -166,9 +179,13 @@ print(f"mean {x.mean():.2f}, variance {x.var(correction=0):.2f}")
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## One recipe, three systems
 #
-# A **text encoder** turns the prompt into vectors. A **generator** starts from noise and, guided by these vectors,
-# makes the idea of a picture. A **decoder** turns the idea into pixels. Stable Diffusion, DALL·E 2 and Imagen share
-# this recipe. They differ in what they put into the three boxes, and in what travels between them.
+# A **text encoder** turns the prompt into vectors, lists of numbers. A **generator** starts from noise and, steered by
+# these vectors, makes a compressed or small picture. A **decoder** turns that into pixels. Stable Diffusion, DALL·E 2 and
+# Imagen share this recipe. They differ in what they put into the three boxes, and in what travels between them.
+#
+# Words in the figure: a *U-Net* is a network from picture to picture (02); a *VAE* compresses pictures to latents and
+# back (05); *CLIP* gives texts and pictures comparable vectors (07); a *prior* turns a text's vector into a picture's
+# (08); *T5* is a language model (09).
 
 # %% slideshow={"slide_type": "skip"}
 from course_utils.figures.diagrams import arrow, box, canvas, strip
@@ -215,8 +232,9 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## A first taste of the mechanism
 #
-# Here is the first drawing of the grid above, slowly. Top row: what the network is given. Bottom row: its guess of
-# the clean picture that hides in there. After each call, we move a small step from the noise towards the guess.
+# Here is one drawing, slowly, by the smallest model: **noise-predictor**, 32 pixels, smileys and their relatives, no
+# prompt. Top row: what the network is given. Bottom row: its guess of the clean picture that hides in there. After each
+# call, we move a small step from the noise towards the guess.
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.generator.samplers import ddim
@@ -224,29 +242,51 @@ from course_utils.recipes import noise_predictor as recipe
 from course_utils.systems.stage import start_noise
 
 model = checkpoints.load("noise-predictor", recipe.model())
-xT = start_noise(seed=0, count=1, shape=(3, recipe.SIZE, recipe.SIZE))              # (1, 3, 32, 32)
+xT = start_noise(seed=0, count=16, shape=(3, recipe.SIZE, recipe.SIZE))             # (16, 3, 32, 32)
 states = list(ddim(model, xT, recipe.SCHEDULE, steps=50, prediction=recipe.PREDICTION))
 
 # %% slideshow={"slide_type": "-"}
 before = [xT, *(state.xt for state in states)]          # what the network saw at calls 1 ... 50, and the result
-calls = [0, 8, 16, 24, 32, 40, 46]
-film = {"what it is given": [before[i][0] for i in calls] + [before[-1][0]],
-        "its guess": [states[i].x0[0] for i in calls] + [states[-1].x0[0]]}
+calls, k = [0, 8, 16, 24, 32, 40, 46], 11               # k: which of the sixteen noises
+film = {"what it is given": [before[i][k] for i in calls] + [before[-1][k]],
+        "its guess": [states[i].x0[k] for i in calls] + [states[-1].x0[k]]}
 plotting.show_rows(film, [f"call {i + 1}" for i in calls] + ["result"], "From noise to a drawing, a little at a time")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The first guess is a blur: the network cannot know which face hides in pure noise, so it answers with
-# an average of many. A small step towards the average rules some faces out. The next guess is sharper. Form comes
-# first, detail last. In the end, guess and picture are one.
+# The first guess is a blur. But the noise fixes the drawing: so what does the network *not* know at its first call? It
+# answers one question: which clean picture lies under this noise? It learned from pictures that really were mixed with
+# noise. Under noise this strong nearly every training picture is possible, and the answer that is least wrong on
+# average is their **mean**. We look at sixteen noises.
+
+# %% slideshow={"slide_type": "-"}
+training = recipe.load_pictures()                       # (N, 3, 32, 32)
+mean = training.mean(0)
+shown = [11, 3, 10, 6, 9, 13]
+plotting.show_rows({"first guess": [states[0].x0[i] for i in shown] + [mean], "result": [before[-1][i] for i in shown]},
+                   [f"noise {i + 1}" for i in shown] + ["mean of all"], "Sixteen noises, six shown: the first guesses are alike")
+plt.show()
+
+
+# %% slideshow={"slide_type": "-"}
+def distance(x):                                        # (B, 3, 32, 32) -> to the mean picture, root mean square, (B,)
+    return (x - mean).square().mean((1, 2, 3)).sqrt()
+
+for name, x in (("first guesses", states[0].x0), ("results", before[-1]), ("training pictures", training)):
+    print(f"{name:17s} to the mean of the {len(training)} training pictures: {Mean.of(distance(x)).text(2)}")
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** The first guesses lie 0.10 from the mean of all training pictures, the results 0.47, about as far as
+# training pictures do. A small step towards the guess makes some pictures likelier than others, the
+# next guess is sharper, and so on. The noise decides, but only through all calls together; no single call can see it.
 #
-# That is the whole mechanism. Notebook 01 shows where the lessons for such a network come from, 02 builds and trains
-# it, and 03 explains the step. With a prompt, each call also sees the text; that is 04.
+# That is the whole mechanism. Notebook 01 shows where the training examples for such a network come from, 02 builds and
+# trains it, and 03 explains the step. With a prompt, each call also reads the text; that is 04.
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
 print(len(states), "calls; the picture keeps its shape all along:", {tuple(state.xt.shape) for state in states})
-print("it starts as noise of spread 1, to a tenth:", bool(abs(xT.std() - 1) < 0.1))
+print("it starts as noise of standard deviation 1, to a tenth:", bool(abs(xT.std() - 1) < 0.1))
 print("the result is the last guess:", bool((states[-1].xt - states[-1].x0).abs().max() < 1e-3))
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -310,9 +350,8 @@ plt.show()
 # | 12 Three systems, one recipe | What does each choice cost, and buy? |
 # | 13 The real thing | How is all this written with the field's libraries? |
 #
-# **How long do they run?** The course's target is at most 150 seconds of computing per notebook on two CPU cores, 25
-# minutes for all. Plan an evening for the reading of each. What is in the notebooks that are here, and what their last
-# execution took on which hardware:
+# **How long do they run?** We aim at 150 seconds of computing per notebook on two quiet CPU cores. Plan an evening for the
+# reading of each. What their last stored execution took, on which hardware, and which of them kept to the aim:
 
 # %% slideshow={"slide_type": "skip"}
 import json
@@ -323,7 +362,8 @@ for path in here.values():
     cells, took = notebook["cells"], notebook["metadata"].get("course")
     prose = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "markdown")
     code, tasks = sum(cell["cell_type"] == "code" for cell in cells), len(re.findall("(?m)^### Exercise", prose))
-    time_taken = f"{took['seconds']:3d} s on {took['hardware']}" if took else "not measured yet"
+    over = " (over the aim)" if took and took["seconds"] > 150 else ""
+    time_taken = f"{took['seconds']:3d} s on {took['hardware']}{over}" if took else "not measured yet"
     print(f"{path.stem:24s} {code:3d} cells of code, {tasks} exercise{'s' * (tasks != 1)}, {time_taken}")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -383,14 +423,15 @@ for split in ("train", "test"):
 # ## How exercises, hints and checks work
 #
 # An exercise asks for one short function. `check` calls it on fresh random cases, compares, and says "right", "not
-# solved yet", or what is likely wrong. We borrow one of notebook 01, and see a wrong answer first.
+# solved yet", or what is likely wrong. We try one, and see a wrong answer first.
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ### Exercise 00.1 (warm-up) · Signal against noise
 #
 # A noisy picture is part picture, part noise. Let $\bar\alpha$ ("alpha bar"), a number between 0 and 1, be the
 # picture's share of the power; the noise has the rest. Write `log_snr`. It takes a tensor of such shares, shape (T,),
-# and returns the natural logarithm of picture over noise, $\log\frac{\bar\alpha}{1-\bar\alpha}$, same shape.
+# and returns the natural logarithm of picture over noise, $\log\frac{\bar\alpha}{1-\bar\alpha}$, same shape. Notebook 01
+# tells what it is good for.
 #
 # Someone hands in this:
 
@@ -401,16 +442,17 @@ from course_utils.checks.core import check, hint
 def log_snr(alpha_bar):                                 # (T,)
     return torch.log10(alpha_bar / (1 - alpha_bar))     # -> (T,)
 
-check("01-snr", log_snr, seed=1)
+check("00-snr", log_snr, seed=1)
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # The verdict names the mistake. It recognises the usual ones; for others it tells where the numbers part. The `seed`
 # repeats the same cases; leave it out, and each call draws new ones. Stuck? There are three hints. The first points,
-# the second explains, the third nearly gives the line away.
+# the second explains, the third names the tool.
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
-hint("01-snr", 1)
+hint("00-snr", 1)
+
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # **Your turn.** Replace the second line of the stub, run both cells, and read the verdict. A stub that nobody has
@@ -420,19 +462,21 @@ hint("01-snr", 1)
 def log_snr(alpha_bar):                                 # (T,)
     raise NotImplementedError                           # -> (T,)
 
+
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
-check("01-snr", log_snr)
+check("00-snr", log_snr)
+
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # *The solution, folded. In every notebook it waits under the exercise. Open it after your own attempt.*
 
-# %% tags=["solution"] slideshow={"slide_type": "skip"}
+# %% slideshow={"slide_type": "skip"} tags=["solution"]
 # NBVAL_CHECK_OUTPUT
 def log_snr(alpha_bar):
     return torch.log(alpha_bar / (1 - alpha_bar))
 
-check("01-snr", log_snr)
+check("00-snr", log_snr)
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 2 min.* Type a wrong answer that the room proposes. The tests try the usual mistakes on every check,
@@ -500,18 +544,18 @@ for wrong in ({"steps": 0}, {"prompt": "  "}, {"system": "midjourney"}):
 # | symbol | code | meaning | shape |
 # |---|---|---|---|
 # | $x_0,\ x_t$ | `x0`, `xt` | clean picture, picture at step $t$; values in $[-1,1]$ when clean | (B, C, H, W) |
-# | $t,\ T$ | `t`, `num_steps` | step, from 0 (clean) to $T=1000$ (noise); in a table, entries 0 to $T-1$ | (B,) |
+# | $t,\ T$ | `t`, `num_steps` | step, counted as tables are: from 0 (a first trace of noise) to $T-1=999$ (noise); the clean picture stands before 0 | (B,) |
 # | $\varepsilon,\ \varepsilon_\theta$ | `eps`, `eps_pred` | noise, predicted noise | like `x0` |
 # | $v$ | `v` | $\sqrt{\bar\alpha}\,\varepsilon-\sqrt{1-\bar\alpha}\,x_0$, a mix of both | like `x0` |
-# | $\beta_t,\ \alpha_t,\ \bar\alpha_t$ | `beta`, `alpha`, `alpha_bar` | noise added at a step; $1-\beta_t$; its running product | (T,) |
+# | $\beta_t,\ \alpha_t,\ \bar\alpha_t$ | `beta`, `alpha`, `alpha_bar` | variance of the noise added at step $t$; $1-\beta_t$; its running product, $\beta_t$ included | (T,) |
 # | $z$ | `z` | latent of the VAE | (B, 4, H/4, W/4) |
 # | $c$ | `context`, `context_mask` | vectors of the text's tokens; which of them are real | (B, L, D), (B, L) |
 # | $s$ | `guidance` | guidance scale, 1 = off | one number |
 # | $z_t,\ z_i$ | `text_embed`, `image_embed` | CLIP's vectors of text and picture, of length 1 | (B, D) |
 #
 # Shapes: B pictures in a batch, C channels, H × W pixels, L tokens, D numbers per vector. Guidance is
-# `uncond + scale * (cond - uncond)`, everywhere. The subscript of $z_t$ in the last row stands for *text*, not for a
-# step; the papers write it so.
+# `uncond + scale * (cond - uncond)`, everywhere. **Power** is variance. The subscript of $z_t$ in the last row stands for
+# *text*, not for a step; the papers write it so.
 #
 # | colour | blue | vermilion | green | pink | orange | light blue |
 # |---|---|---|---|---|---|---|
@@ -522,7 +566,7 @@ for wrong in ({"steps": 0}, {"prompt": "  "}, {"system": "midjourney"}):
 #
 # We have seen a network undo noise. To learn that, it needs many examples of noise whose answer is known. Where do they
 # come from? From destruction: we take good pictures, and ruin them in a controlled way. **Notebook 01** shows how, and
-# why a thousand small steps are better than a large one.
+# measures what one large step back would cost against many small ones.
 
 # %% slideshow={"slide_type": "skip"}
 print(f"This notebook took {time.perf_counter() - begin:.0f} s on this machine, from the first drawing to here.")
@@ -545,3 +589,6 @@ print(f"This notebook took {time.perf_counter() - begin:.0f} s on this machine, 
 # - Ruiz et al. 2023, *DreamBooth*, [2208.12242](https://arxiv.org/abs/2208.12242): 10
 # - Hu et al. 2022, *LoRA: Low-Rank Adaptation of Large Language Models*,
 #   [2106.09685](https://arxiv.org/abs/2106.09685): 11
+
+# %% [markdown]
+# [01 · Forward noising](01_forward_noising.ipynb) →

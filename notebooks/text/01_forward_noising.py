@@ -1,25 +1,29 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 01 · Forward noising: how do you destroy a picture a little at a time, and why would you?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/01_forward_noising.ipynb)
-#
 # | | |
 # |---|---|
-# | **Time** | a 45-minute lecture; two hours with the exercises; the code runs in well under a minute |
+# | **Time** | a 45-minute lecture; two hours with the exercises; the code runs in about a minute |
 # | **Hardware** | any laptop, no GPU, no network |
-# | **You need** | notebook 00; tensors; what a mean and a variance are |
+# | **You need** | notebook 00; tensors; what a mean, a variance and a standard deviation are |
 # | **Where we are** | text encoder → **[generator]** → decoder |
 
+# %% [markdown]
+# ← [00 · Start here](00_start_here.ipynb) · [02 · Noise predictor](02_noise_predictor.ipynb) →
+
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% slideshow={"slide_type": "-"}
@@ -32,7 +36,7 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Show the strip and the next figure only. Ask the room: at which column would you still
-# bet on what the picture is? Keep the answers; section 5 measures them.
+# bet on what the picture is? Keep the answers; section 6 measures them.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ## The result first
@@ -45,24 +49,22 @@ import torch
 from course_utils.data import load_emoji, to_tensor
 from course_utils.generator.schedules import add_noise, make_schedule
 
-chosen = load_emoji(32, "noto").select(lambda m: m["concept"] in ("butterfly", "hamburger", "tiger face"))
-three = to_tensor(chosen.on_white())                                     # (3, 3, 32, 32) in [-1, 1]
+chosen = load_emoji(64, "noto").select(lambda m: m["concept"] in ("butterfly", "hamburger", "parrot"))
+three = to_tensor(chosen.on_white())                                     # (3, 3, 64, 64) in [-1, 1]
 noise = torch.randn(three.shape, generator=torch.Generator().manual_seed(0))
-steps = [0, 80, 200, 400, 999]
+steps = [0, 100, 250, 400, 999]
 columns = [add_noise(three, noise, torch.full((3,), t), make_schedule("linear")) for t in steps]
-rows = {name: [column[i] for column in columns] for i, name in enumerate(chosen.column("name_en"))}
+rows = {name: [column[i] for column in columns] for i, name in enumerate(("parrot", "butterfly", "burger"))}
 plotting.show_rows(rows, [f"t = {t}" for t in steps], "A thousand steps to noise")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Why would anyone do this?** Read the figure from right to left. The last column is a place we can always reach: a
-# computer makes such noise from nothing. A network that could step one column to the left, again and again, would
-# go from noise to a picture: sampling. To learn that step it needs examples. Destruction makes them, as many as we like, each
-# with its answer known.
+# **Why would anyone do this?** Read the figure from right to left. Noise as in the last column a computer makes from
+# nothing. A network that could step one column to the left, again and again, would go from there to a picture. That is
+# *sampling*. To learn the step, it needs examples. Destruction makes them, each with its answer known.
 #
-# **What we will build**: one small step; the formula that jumps to any step; the schedules that decide how fast; the
-# training examples of notebook 02. Our code ends up as `course_utils/generator/schedules.py`, the file that the
-# figure above imports.
+# **What we will build**: one small step; the formula that jumps to any step; schedules that decide how fast; the
+# training examples of notebook 02. Our code is `course_utils/generator/schedules.py`, which the figure above imports.
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ### Setup
@@ -75,10 +77,12 @@ import numpy as np
 from course_utils.checks.core import check, hint  # hint("01-closed-form", 1) in the exercises
 from course_utils.datasets.compose import Composer
 from course_utils.errors import DataError, integer, one_of
-from course_utils.figures.plotting import AXIS, DATA, MODEL, NOISE
+from course_utils.evaluation.intervals import Mean, Share
+from course_utils.figures.plotting import AXIS, DATA, INK, MODEL, NOISE
 from course_utils.figures.widgets import explore
 
 emoji = load_emoji(size=64)  # every training picture in seven flat styles: measurements need many
+
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # **Notation reminder** (the full table is in notebook 00)
@@ -86,21 +90,22 @@ emoji = load_emoji(size=64)  # every training picture in seven flat styles: meas
 # | symbol | code | meaning |
 # |---|---|---|
 # | $x_0,\ x_t$ | `x0`, `xt` | clean picture, picture after step $t$ |
-# | $t,\ T$ | `t`, `num_steps` | step; number of steps, 1000 here |
+# | $t,\ T$ | `t`, `num_steps` | step, $0\dots T-1$; number of steps, 1000 here |
 # | $\varepsilon$ | `eps` | Gaussian noise of mean 0 and variance 1, one number per pixel and colour |
-# | $\beta_t,\ \alpha_t,\ \bar\alpha_t$ | `beta`, `alpha`, `alpha_bar` | dose of a step; $1-\beta_t$; its product so far |
+# | $\beta_t,\ \alpha_t,\ \bar\alpha_t$ | `beta`, `alpha`, `alpha_bar` | variance of the noise added at step $t$; $1-\beta_t$; its product so far |
 #
-# Papers count steps from 1 to $T$. Our tables, like every Python list, count from 0 to $T-1$: entry `t = 0` already
-# holds the first dose of noise.
+# **One way to count:** entry `t` of a table holds what is left *after* step `t`. So entry 0 already has a little noise
+# (0.9999 of the power is left, not 1); the clean picture stands before it. Papers count from 1 to $T$: their
+# $\bar\alpha_t$ is our entry `t - 1`.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: add noise, again and again
 #
-# Pictures have thousands of numbers. We first use points with two: a cloud in the shape of a face, off centre on
-# purpose. The first idea that comes to mind is to add a little noise, a thousand times.
+# We first use points, with two numbers each: a cloud in the shape of a face, off centre on purpose. The first idea is
+# to add a little noise, a thousand times.
 
 # %% slideshow={"slide_type": "-"}
-def face(n, generator):                                                   # -> (n, 2), mean 0, spread 1
+def face(n, generator):                                                   # -> (n, 2), mean 0, standard deviation 1
     angle = 2 * math.pi * torch.rand(n, generator=generator)
     ring = torch.stack([angle.cos(), angle.sin()], dim=1)
     mouth = 0.55 * torch.stack([angle.cos(), -angle.sin().abs()], dim=1)
@@ -110,54 +115,55 @@ def face(n, generator):                                                   # -> (
     xy = xy + 0.04 * torch.randn(n, 2, generator=generator)
     return (xy - xy.mean(0)) / xy.std(0)
 
+
 # %% slideshow={"slide_type": "fragment"}
 generator = torch.Generator().manual_seed(1)
 start = face(1000, generator) + 3                                         # (1000, 2), centre (3, 3)
 x, frames = start, {0: start}
 for step in range(1, 1001):
     x = x + 0.1 * torch.randn(x.shape, generator=generator)               # "add a little noise"
-    if step in (100, 400, 1000):
+    if step in (100, 1000):
         frames[step] = x
 plotting.plot_points(frames.values(), [f"after {s} steps" for s in frames], "Adding noise: the cloud never settles",
-                     limit=12)
+                     limit=10)
 plt.show()
-print("\n".join(f"after {s:4d} steps: centre {x.mean():.1f}, spread {x.std(0).mean():.1f}" for s, x in frames.items()))
+print("\n".join(f"after {s:4d} steps: centre {x.mean():.1f}, std {x.std(0).mean():.1f}" for s, x in frames.items()))
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # The face is gone, but three things are wrong.
 #
-# 1. **The spread keeps growing.** More steps, wider cloud. A network would meet numbers of any size.
+# 1. **The standard deviation (std) keeps growing.** A network would meet numbers of any size.
 # 2. **The centre stays near 3.** The cloud still tells where it came from.
 # 3. **It is slow.** To see step 1000 we must take 1000 steps, for every example.
-#
-# We want a process that stays in one range, ends in one known place whatever the start, and lets us jump.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 4 min.* Let the room propose the repair. Someone will say "shrink it a little each time". That is
 # section 1. Points 1 and 2 fall there, point 3 in section 2.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 1 · One step: pour a little out, pour a little in
+# ## 1 · One step: shrink a little, add a little
 #
-# **Intuition.** A glass of juice. Pour out a spoonful, fill up with a spoonful of water. The glass stays full. After
-# many spoonfuls it holds water, whatever juice it held before.
+# **Intuition.** A glass of juice. Take out a spoonful, fill up with water. After many spoonfuls it is full of water,
+# whatever juice it held.
 #
-# **Notation.** Step $t$ pours out a share $\beta_t$, a small number between 0 and 1, and keeps $\alpha_t=1-\beta_t$.
+# **Notation.** Step $t$ takes away a small share $\beta_t$ of the variance and keeps $\alpha_t=1-\beta_t$.
 #
 # **Formula** (DDPM, eq. 2):
 #
 # $$x_t=\sqrt{1-\beta_t}\;x_{t-1}+\sqrt{\beta_t}\;\varepsilon_t,\qquad \varepsilon_t\sim\mathcal N(0,I)$$
 #
-# $x_{t-1}$ is the picture before the step and $x_t$ after it; $\varepsilon_t$ is fresh noise; the first root shrinks,
-# the second sets the dose. The roots are there because variances add, not spreads:
+# $x_{t-1}$ is the picture before the step and $x_t$ after it; $\varepsilon_t$ is fresh noise. **Why roots?** A number
+# multiplied by $c$ has $c^2$ times the variance, and the variances of independent numbers add:
 #
 # $$\operatorname{Var}(x_t)=(1-\beta_t)\operatorname{Var}(x_{t-1})+\beta_t$$
 #
-# If the variance before is 1, it is 1 after. If it is not, it moves towards 1.
+# If the variance before is 1, it is 1 after. If it is not, it moves towards 1. Without the roots it would be
+# $(1-\beta_t)^2+\beta_t^2<1$, and shrink at every step.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Pixels in $[-1,1]$.** Noise is centred on 0 with spread 1. Pixels in a file are whole numbers from 0 to 255. We
-# bring them to the scale of the noise. This cell is part of the library: `# @save` names the file it lives in.
+# **Pixels in $[-1,1]$.** Pixels in a file are whole numbers from 0 to 255. We bring them to the scale of the noise. This
+# cell is part of the library: `# @save` names the file it lives in.
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/data.py
@@ -175,31 +181,37 @@ def to_uint8(x: torch.Tensor) -> np.ndarray:
     pixels = ((x.detach().float() + 1) * 127.5).round().clamp(0, 255)
     return pixels.byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
+
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
-x0 = to_tensor(emoji.on_white()[::9])                                    # every ninth picture, on white
+x0 = to_tensor(emoji.on_white()[::3])                                    # every third picture, on white
+power = Mean.of((x0 - x0.mean()).square().mean((1, 2, 3)))               # one value a picture
 print("shape", tuple(x0.shape), "| from", x0.min().item(), "to", x0.max().item())
-print(f"mean {x0.mean():.1f}, spread {x0.std():.1f}")
-print("there and back without loss:", np.array_equal(to_uint8(x0), emoji.on_white()[::9]))
+print("there and back without loss:", np.array_equal(to_uint8(x0), emoji.on_white()[::3]))
+print(f"mean {x0.mean():.2f}; variance {power.text(2)}")
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The mean is above 0 because the backgrounds are white. The spread is near enough to 1.
+# The mean is above 0 because the backgrounds are white. It is common to all, so it does not tell which picture we have.
+# What varies is the **power** of the pictures, their variance: about 0.34, a third of the noise's. Square brackets hold,
+# here and everywhere, a 95 % interval.
 #
-# **Predict.** DDPM lets $\beta$ grow in a straight line from 0.0001 to 0.02. Our face starts at centre 3, spread 1.
+# **Predict.** DDPM lets $\beta$ grow in a straight line from 0.0001 to 0.02. Our face starts at centre 3, std 1.
 # Where are they after 1000 such steps?
 #
 # <details><summary>Answer</summary>
 #
-# Each step multiplies the centre by $\sqrt{1-\beta_t}$, a little less than 1. A thousand such factors leave next to
-# nothing: the centre is at 0 to the eye. The spread stays at 1.
+# A thousand factors $\sqrt{1-\beta_t}$, each a little less than 1, leave 0.0064 of the centre (section 5): it is at 0 to
+# the eye. The std stays at 1.
 #
 # </details>
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/schedules.py
 def linear_beta(num_steps=1000, start=1e-4, end=0.02):
-    scale = 1000 / num_steps                                             # fewer steps, larger doses
+    scale = 1000 / num_steps                                             # fewer steps, larger beta
     return torch.linspace(scale * start, scale * end, num_steps, dtype=torch.float64)
+
 
 # %% slideshow={"slide_type": "-"}
 def one_step(x, beta_t, generator):                                      # (B, ...) -> (B, ...)
@@ -212,7 +224,7 @@ for t, beta_t in enumerate(linear_beta().tolist()):
     cloud[t + 1] = x
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Check.** The chain should end at centre 0 and spread 1, and a chain from another start should end there too.
+# **Check.** The chain should end at centre 0 and std 1, and a chain from another start should end there too.
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
@@ -220,20 +232,18 @@ other = -5 + 0.1 * torch.randn(1000, 2, generator=generator)             # a sma
 for beta_t in linear_beta().tolist():
     other = one_step(other, beta_t, generator)
 for name, end in {"face": cloud[1000], "other": other}.items():
-    print(f"{name}: centre 0 to 0.1 {abs(end.mean()) < 0.1}, spread 1 to 0.1 {abs(end.std() - 1) < 0.1}")
+    print(f"{name}: centre 0 to 0.1 {abs(end.mean()) < 0.1}, std 1 to 0.1 {abs(end.std() - 1) < 0.1}")
 
 # %% slideshow={"slide_type": "subslide"}
-shown = [0, 20, 100, 300, 1000]
+shown = [0, 100, 300, 1000]
 plotting.plot_points([cloud[s] for s in shown], [f"after {s} steps" for s in shown],
-                     "Shrink and add: every cloud ends at 0, with spread 1", limit=6)
+                     "Shrink and add: every cloud ends at 0, with std 1", limit=6)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The face blurs while it drifts to the middle, and ends as a round cloud. Two of the three faults
-# are mended. **One limit:** reaching step 1000 still costs 1000 steps.
-#
-# Why so small a dose? When $\beta_t$ is small, undoing one step is again a small Gaussian move (Sohl-Dickstein 2015),
-# and that is something a network can learn. Notebook 03 uses it.
+# **What to see.** Both clouds end at centre 0 with std 1, to a tenth: the end does not tell the start. **One limit:**
+# reaching step 1000 still costs 1000 steps.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 6 min.* Draw the glass. Write the variance line on the board and put in 1, then 4. The common
@@ -244,35 +254,22 @@ plt.show()
 #
 # **Intuition.** After many spoonfuls, only one thing counts: how much juice is left. The rest is water.
 #
-# **Notation.** $\bar\alpha_t$ ("alpha bar") is the share of the picture's *power* left after step $t$.
+# **Notation.** $\bar\alpha_t$ ("alpha bar") is the share of the picture's power left after step $t$.
 #
 # **Formula** (DDPM, eq. 4):
 #
-# $$\bar\alpha_t=\prod_{s\le t}(1-\beta_s),\qquad x_t=\sqrt{\bar\alpha_t}\;x_0+\sqrt{1-\bar\alpha_t}\;\varepsilon$$
+# $$\bar\alpha_t=\prod_{i=0}^{t}(1-\beta_i),\qquad x_t=\sqrt{\bar\alpha_t}\;x_0+\sqrt{1-\bar\alpha_t}\;\varepsilon$$
 #
-# $x_0$ is the clean picture, $\varepsilon$ is *one* Gaussian noise that stands for all $t$ of them,
-# $\sqrt{\bar\alpha_t}$ is how loud the picture still is, $\sqrt{1-\bar\alpha_t}$ how loud the noise.
+# $\varepsilon$ is *one* Gaussian noise that stands for all so far. Why may it? Take two steps and collect terms:
 #
-# Why may one noise stand for many? Take two steps and collect terms:
+# $$x_1=\sqrt{\alpha_0\alpha_1}\,x_0+
+# \underbrace{\sqrt{\alpha_1(1-\alpha_0)}\,\varepsilon_0+
+# \sqrt{1-\alpha_1}\,\varepsilon_1}_{\text{independent Gaussians, added}}$$
 #
-# $$x_2=\sqrt{\alpha_1\alpha_2}\,x_0+
-# \underbrace{\sqrt{\alpha_2(1-\alpha_1)}\,\varepsilon_1+
-# \sqrt{1-\alpha_2}\,\varepsilon_2}_{\text{independent Gaussians, added}}$$
-#
-# Such a sum is again Gaussian, and variances add: $\alpha_2(1-\alpha_1)+1-\alpha_2=1-\alpha_1\alpha_2$. That is
-# $1-\bar\alpha_2$. Every further step repeats the argument.
+# Such a sum is again Gaussian, and variances add: $\alpha_1(1-\alpha_0)+1-\alpha_1=1-\alpha_0\alpha_1$. That is
+# $1-\bar\alpha_1$. Every further step repeats the argument.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Predict.** With DDPM's $\beta$, at which of the 1000 steps are picture and noise equally strong,
-# $\bar\alpha_t=\tfrac12$? Before the middle, at it, or after?
-#
-# <details><summary>Answer</summary>
-#
-# Well before: check 1 prints the step. Half of the power is lost early, and the long rest of the steps is spent in
-# heavy noise.
-#
-# </details>
-#
 # We keep both tables in one small class. `at` picks the two roots for a batch: every picture has its own step.
 
 # %% slideshow={"slide_type": "-"}
@@ -291,7 +288,7 @@ class Schedule:
         return len(self.beta)
 
     @property
-    def snr(self):                                                       # section 3
+    def snr(self):                                                       # section 4
         return self.alpha_bar / (1 - self.alpha_bar)
 
     @property
@@ -304,54 +301,104 @@ class Schedule:
         signal, noise = alpha_bar.sqrt().reshape(shape), (1 - alpha_bar).sqrt().reshape(shape)
         return signal.to(like), noise.to(like)
 
+
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/schedules.py
 def add_noise(x0, eps, t, schedule):
     signal, noise = schedule.at(t, x0)                                   # (B, 1, 1, 1) each
     return signal * x0 + noise * eps                                     # (B, C, H, W)
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Check 1: coefficients.** We follow what the loop does to the picture's factor and to the noise's variance, and
-# compare with the formula at every step.
+# **Check 1: coefficients.** We follow the picture's factor and the noise's variance through the loop.
 
 # %% slideshow={"slide_type": "-"}
+# NBVAL_CHECK_OUTPUT
 linear = Schedule.from_beta(linear_beta())
 signal, variance, worst = 1.0, 0.0, 0.0
 for t, beta_t in enumerate(linear.beta.tolist()):
     signal, variance = signal * math.sqrt(1 - beta_t), (1 - beta_t) * variance + beta_t
     alpha_bar = linear.alpha_bar[t].item()
     worst = max(worst, abs(signal - math.sqrt(alpha_bar)), abs(variance - (1 - alpha_bar)))
-print(f"largest difference between loop and formula over 1000 steps: {worst:.0e}")
+print("loop and formula agree at all 1000 steps to 1e-12:", worst < 1e-12)
+print("three pictures, three steps at once:", tuple(add_noise(three, noise, torch.tensor([0, 500, 999]), linear).shape))
+
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **Check 2: samples, and why the noise is Gaussian.** One pixel of value 0.8 runs through the loop 20,000 times. Then
+# once more with a coin for the noise: $-1$ or $+1$, also of mean 0 and variance 1.
+#
+# **Predict.** Will the coin fit the formula's bell?
+#
+# <details><summary>Answer</summary>
+#
+# Not after few steps: three tosses have eight outcomes. After many it does: a sum of many small independent parts is
+# nearly Gaussian, whatever the parts (central limit theorem).
+#
+# </details>
+
+# %% slideshow={"slide_type": "-"}
+def coin(shape, generator):
+    return torch.randint(2, shape, generator=generator) * 2.0 - 1
+
+def walk(draw):                                                          # -> {t: 20,000 values of the pixel}
+    g, pixel, kept = torch.Generator().manual_seed(2), torch.full((20_000,), 0.8), {}
+    for t, beta_t in enumerate(linear.beta[:501].tolist()):
+        pixel = math.sqrt(1 - beta_t) * pixel + math.sqrt(beta_t) * draw(pixel.shape, generator=g)
+        kept[t] = pixel
+    return kept
+
+walks = {"Gaussian": walk(torch.randn), "coin": walk(coin)}
+
+# %% slideshow={"slide_type": "subslide"}
+fig, axes = plt.subplots(2, 3, figsize=(8, 4.2), sharey="col")
+for row, (name, kept) in zip(axes, walks.items()):
+    for ax, t in zip(row, (2, 50, 500)):
+        mean, std = 0.8 * linear.alpha_bar[t].sqrt().item(), (1 - linear.alpha_bar[t]).sqrt().item()
+        gap = (torch.arange(20_000) / 20_000 - torch.special.ndtr((kept[t].sort()[0] - mean) / std)).abs().max()
+        v = torch.linspace(mean - 3.5 * std, mean + 3.5 * std, 200)
+        ax.hist(kept[t].numpy(), bins=60, range=(v[0].item(), v[-1].item()), density=True, alpha=0.5, color=NOISE)
+        ax.plot(v, torch.exp(-((v - mean) / std) ** 2 / 2) / (std * math.sqrt(2 * math.pi)), color=INK, lw=1.6)
+        ax.set_title(f"{name}, {t + 1} steps: gap {gap:.3f}", fontsize=10.5, fontweight="normal")
+        ax.set_yticks([])
+fig.suptitle("Loop (bars) against formula (lines)", x=0.01, ha="left", fontweight="bold", fontsize=13)
+plt.show()
+print(f"gap: largest difference of the cumulative shares; luck keeps it below {1.63 / math.sqrt(20_000):.3f} in 99 of 100 runs")
+
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** With Gaussian noise the gap is within luck at all three steps; with the coin it is large after 3 steps
+# and within luck after 501. So a Gaussian is what any such noise ends in, and the one that fits at *every* step. (A third
+# reason follows in section 3.) One line replaces the loop.
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# ### Is it the same $\varepsilon$ at $t=100$ and at $t=200$?
+#
+# The closed form has an $\varepsilon$ at every step.
+#
+# **Predict.** In one walk of the loop, are these the same: correlation 1, 0, or between?
+#
+# <details><summary>Answer</summary>
+#
+# Between. The noise at 200 is that of 100, shrunk, and a hundred fresh ones. The old one has
+# $\frac{\bar\alpha_{200}}{\bar\alpha_{100}}(1-\bar\alpha_{100})$ of the variance $1-\bar\alpha_{200}$. The root of the quotient
+# is the correlation: $\sqrt{\mathrm{SNR}(200)/\mathrm{SNR}(100)}$ with $\mathrm{SNR}=\bar\alpha/(1-\bar\alpha)$.
+#
+# </details>
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
-print("loop and formula agree to 1e-12:", worst < 1e-12)
-print("half of the power is left at step", int((linear.alpha_bar < 0.5).nonzero()[0]), "of", linear.num_steps)
-xt = add_noise(three, noise, torch.tensor([0, 500, 999]), linear)
-print("three pictures, three steps at once:", tuple(xt.shape))
+def noise_of(t):                                                         # solve the closed form for eps
+    pixel, alpha_bar = walks["Gaussian"][t], linear.alpha_bar[t].item()
+    return (pixel - math.sqrt(alpha_bar) * 0.8) / math.sqrt(1 - alpha_bar)
+
+r = torch.corrcoef(torch.stack([noise_of(100), noise_of(200)]))[0, 1].item()
+print(f"correlation {r:.2f} ± {1.96 * (1 - r * r) / math.sqrt(20_000):.2f}, formula",
+      f"{(linear.snr[200] / linear.snr[100]).sqrt():.2f}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Check 2: samples.** One pixel of value 0.8 runs through the loop 20,000 times. The bars must fill the bell that
-# the formula draws.
-
-# %% slideshow={"slide_type": "subslide"}
-pixel, v = torch.full((20_000,), 0.8), torch.linspace(-3.5, 3.5, 300)
-fig, ax = plt.subplots(figsize=(8, 3.2))
-for t, beta_t in enumerate(linear.beta[:501].tolist()):
-    pixel = one_step(pixel, beta_t, generator)
-    if color := {50: DATA, 150: MODEL, 500: NOISE}.get(t):
-        mean, std = 0.8 * linear.alpha_bar[t].sqrt().item(), (1 - linear.alpha_bar[t]).sqrt().item()
-        ax.hist(pixel.numpy(), bins=80, density=True, alpha=0.45, color=color, label=f"loop, t = {t}")
-        ax.plot(v, torch.exp(-((v - mean) / std) ** 2 / 2) / (std * math.sqrt(2 * math.pi)), color="black", lw=1.4)
-        print(f"t = {t:3d}: loop {pixel.mean():+.3f} ± {pixel.std():.3f}, formula {mean:+.3f} ± {std:.3f}")
-ax.set(title="Loop (bars) against formula (black lines)", xlabel="value of the pixel", ylabel="density")
-ax.legend()
-plt.show()
-
-# %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The bars fill the bells; the printed means and spreads agree up to the luck of the draw. The third
-# fault is mended: one line replaces the loop. **One limit:** the shortcut needs Gaussian noise and a step that only
-# scales. Other ways to destroy a picture need their own formula.
+# **So no:** the closed form gives the right distribution of $x_t$ at each step, not a walk. Training needs no more: it
+# takes one step of a picture, with noise of its own.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 7 min.* This is the formula of the whole course; take the two-step derivation slowly. Ask which
@@ -359,33 +406,143 @@ plt.show()
 # will make at home.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 3 · Schedules: how fast?
+# ## 3 · Why small steps, if we can jump?
 #
-# **Intuition.** A dimmer for the picture. Turn it quickly, and most steps see only noise. Turn it slowly, and the end
-# is never dark.
+# **Intuition.** Forwards we hold the clean picture, so a jump is one Gaussian. Backwards we hold only $x_t$: many
+# pictures could be under this noise, and after a *large* step they are far apart.
+#
+# **Formula** (Bayes' rule), for the density of the true way back:
+#
+# $$q(x_{t-1}\mid x_t)\;\propto\;q(x_{t-1})\;q(x_t\mid x_{t-1})$$
+#
+# $q(x_{t-1})$ is the density before the step, $q(x_t\mid x_{t-1})$ the step, a Gaussian. If $\beta$ is small, the step is
+# so narrow that the logarithm of the first factor is almost straight across it; then the product is a Gaussian again,
+# only moved (Sohl-Dickstein 2015). A network has to say *one* thing: where its mean lies. If $\beta$ is large, the peaks
+# of the data come through.
+#
+# We compute it for data of one number, near $-1$ or near $+1$.
+
+# %% slideshow={"slide_type": "-"}
+grid, cell = np.linspace(-5, 5, 1001), 0.01                              # all values a number may have
+
+def normal(x, mean, std):
+    return np.exp(-((x - mean) / std) ** 2 / 2) / (std * math.sqrt(2 * math.pi))
+
+def density(alpha_bar):                                                  # q(x) when alpha_bar is left: two peaks
+    std, shift = math.sqrt(alpha_bar * 0.3**2 + 1 - alpha_bar), math.sqrt(alpha_bar)
+    return (normal(grid, -shift, std) + normal(grid, shift, std)) / 2
+
+def reverse(xt, beta, alpha_bar=1.0):                                    # (N,) -> (N, 1001): q(x before | xt)
+    q = density(alpha_bar) * normal(xt[:, None], math.sqrt(1 - beta) * grid, math.sqrt(beta))
+    return q / (q.sum(1, keepdims=True) * cell)
+
+def mean_std(q):                                                         # (N, 1001) -> (N,), (N,)
+    mean = q @ grid * cell
+    return mean, np.sqrt(q @ grid**2 * cell - mean**2)
+
+
+# %% slideshow={"slide_type": "subslide"}
+fig, axes = plt.subplots(1, 2, figsize=(8, 3.3))
+for ax, beta in zip(axes, (0.02, 0.9)):
+    q = reverse(np.array([0.3]), beta)
+    (mean,), (std,) = mean_std(q)
+    ax.fill_between(grid, density(1.0), color=AXIS, alpha=0.25, lw=0, label=r"data: $q(x_{t-1})$")
+    ax.plot(grid, q[0], color=DATA, label=r"way back: $q(x_{t-1}\mid x_t=0.3)$")
+    ax.plot(grid, normal(grid, mean, std), "--", color=MODEL, label="Gaussian, same mean and std")
+    ax.set(title=rf"$\beta$ = {beta}", xlabel=r"$x_{t-1}$", xlim=(-2.2, 2.2), yticks=[])
+fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10)
+plt.show()
+
+for beta in (0.02, 0.1, 0.3, 0.9):
+    xt = np.sqrt(1 - beta) * np.random.default_rng(0).choice(grid, 500, p=density(1.0) * cell) \
+        + np.sqrt(beta) * np.random.default_rng(1).standard_normal(500)  # 500 noisy numbers
+    q = reverse(xt, beta)
+    mean, std = mean_std(q)
+    away = np.abs(q - normal(grid, mean[:, None], std[:, None])).sum(1) * cell / 2
+    print(f"beta {beta:4.2f}: {Mean.of(100 * away).text(1)} % of the way back lies elsewhere than in the Gaussian")
+
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** At $\beta=0.02$ the true way back is a Gaussian to a thousandth; at 0.9 it has two peaks, and 45 % of it
+# lies elsewhere than in the Gaussian, which fills the empty gap.
+#
+# Now all the way: from noise, with the *best possible* Gaussian at each step (exact mean and std). No network could do
+# better.
+#
+# **Predict.** What comes out in a single step? And how many does it take until the two peaks are right?
+#
+# <details><summary>Answer</summary>
+#
+# A single step gives one bump. Here 8 steps are too few, and 64 nearly right: see the printed shares.
+#
+# </details>
+
+# %% slideshow={"slide_type": "-"}
+def walk_back(num_steps, x):                                             # (N,) of noise -> (N,) of data
+    left = [1.0, *linear.alpha_bar[[1000 * i // num_steps - 1 for i in range(1, num_steps + 1)]].tolist()]
+    xs, g = np.linspace(-5, 5, 201), np.random.default_rng(0)
+    for before, after in zip(left[-2::-1], left[:0:-1]):                 # alpha_bar at both ends of a step
+        mean, std = mean_std(reverse(xs, 1 - after / before, before))
+        x = np.interp(x, xs, mean) + np.interp(x, xs, std) * g.standard_normal(len(x))
+    return x
+
+
+# %% slideshow={"slide_type": "subslide"}
+between = np.abs(grid) < 0.4                                             # where there is hardly any data
+print(f"share between the peaks, data: {100 * density(1.0)[between].sum() * cell:.1f} %")
+fig, axes = plt.subplots(1, 4, figsize=(8, 2.7), sharey=True)
+for ax, num_steps in zip(axes, (1, 8, 64, 512)):
+    x = walk_back(num_steps, np.random.default_rng(3).standard_normal(20_000))
+    print(f"{num_steps:3d} step{'s' * (num_steps > 1)}: {Share.of(np.abs(x) < 0.4).text(1)}")
+    ax.hist(x, bins=60, range=(-2.5, 2.5), density=True, color=MODEL, alpha=0.55)
+    ax.plot(grid, density(1.0), color=DATA)
+    ax.set(xlim=(-2.5, 2.5), yticks=[])
+    ax.set_title(f"{num_steps} step{'s' * (num_steps > 1)}", fontsize=12)
+fig.suptitle("Noise walked back (green) against the data (blue)", x=0.01, ha="left", fontweight="bold", fontsize=13)
+plt.show()
+print(f"the betas add up to {linear.beta.sum():.2f}; exp(-sum) = {math.exp(-linear.beta.sum()):.1e}, "
+      f"alpha_bar at the end = {linear.alpha_bar[-1]:.1e}")
+
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** The share that ends between the peaks falls from 29 % in one step towards the data's 2.3 %. So training
+# jumps, and sampling goes in small steps.
+#
+# **Why 1000?** Since $\bar\alpha\approx e^{-\sum\beta}$, leaving 0.00004 of the power takes betas that add up to 10. With 0.01 on
+# average, none above 0.02, that makes a thousand. Our toy needs fewer; no theory names the number. Training pays nothing
+# for a large $T$, since every example jumps. Sampling pays; notebook 03 finds cheaper ways.
+
+# %% [markdown] slideshow={"slide_type": "notes"}
+# *For the lecturer, 6 min.* Cover the right panel and let the room draw the way back for $\beta=0.9$. The wrong idea to
+# wait for: "the network could learn the big step too, with more data". It would learn the mean, which lies in the gap.
+
+# %% [markdown] slideshow={"slide_type": "slide"}
+# ## 4 · Schedules: how fast?
+#
+# **Intuition.** A dimmer: turned quickly, most steps see only noise; turned slowly, the end is never dark.
 #
 # **Notation.** Three tables are in wide use. **Linear** (DDPM): a straight line in $\beta$. **Scaled linear** (Stable
 # Diffusion): a straight line in $\sqrt\beta$, from $\beta=0.00085$ to $0.012$. **Cosine** (Nichol and Dhariwal 2021,
 # eq. 17) draws $\bar\alpha$ first and derives $\beta$ from it:
 #
-# $$\bar\alpha_t=\frac{f(t)}{f(0)},\qquad
-# f(t)=\cos^2\!\Big(\frac{t/T+s}{1+s}\cdot\frac{\pi}{2}\Big),\qquad \beta_t=1-\frac{\bar\alpha_t}{\bar\alpha_{t-1}}$$
+# $$\bar\alpha_t=\frac{f(t+1)}{f(0)},\qquad
+# f(u)=\cos^2\!\Big(\frac{u/T+0.008}{1.008}\cdot\frac{\pi}{2}\Big),\qquad \beta_t=1-\frac{\bar\alpha_t}{\bar\alpha_{t-1}}$$
 #
-# $T$ is the number of steps; $s=0.008$ keeps the first doses from being too small; $\beta_t$ is capped at 0.999.
-#
-# We compare them by their **signal-to-noise ratio**, power of the picture over power of the noise:
+# $u$ counts the steps done, so $\bar\alpha_{-1}=1$ is the clean picture; 0.008 keeps the first $\beta$ from being too
+# small; $\beta_t$ is capped at 0.999. We compare by **signal-to-noise ratio**:
 #
 # $$\mathrm{SNR}(t)=\frac{\bar\alpha_t}{1-\bar\alpha_t}$$
 #
-# $\bar\alpha_t$ is the power of the picture in $x_t$, for a picture of spread 1; $1-\bar\alpha_t$ is that of the
-# noise. SNR spans many powers of ten, so one draws its logarithm. Log-SNR 0 means equal strength.
+# This is power of the picture over power of the noise for pictures of power 1. For ours, of power 0.34, the true ratio
+# is 0.34 times that. SNR spans many powers of ten, so one draws its logarithm.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Predict.** Which of the three keeps the picture visible longest?
+# **Predict.** In the linear schedule, at which of the 1000 steps is the noise as strong as *our* pictures: before the
+# middle, at it, or after?
 #
 # <details><summary>Answer</summary>
 #
-# Cosine. The table and the film strip below show it.
+# Well before: the table below prints step 166. After a sixth of the steps, half of the power of $x_t$ is noise.
 #
 # </details>
 
@@ -400,6 +557,7 @@ def cosine_beta(num_steps=1000, s=0.008, max_beta=0.999):
     time = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     f = torch.cos((time + s) / (1 + s) * math.pi / 2) ** 2
     return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **Check.** The library `diffusers` has the same three under its own names.
@@ -416,54 +574,59 @@ for (name, ours), theirs in zip(schedules.items(), ("linear", "scaled_linear", "
     print(f"{name}: equal to diffusers to 1e-6: {bool((ours.alpha_bar - peer).abs().max() < 1e-6)}")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Now the three curves that people draw.
+# Now the curves, and four numbers of each.
 
 # %% slideshow={"slide_type": "-"}
-fig, axes = plt.subplots(1, 3, figsize=(8, 3.2))
-for (name, s), color in zip(schedules.items(), (DATA, NOISE, MODEL)):
-    for ax, y in zip(axes, (s.alpha_bar, s.snr, s.log_snr)):
-        ax.plot(y, color=color, label=name)
-axes[0].set(title=r"$\bar\alpha_t$: power left", xlabel="step t", ylabel="share")
-axes[1].set(title="SNR", xlabel="step t", ylabel="ratio", ylim=(0, 5))
-axes[2].set(title="log-SNR", xlabel="step t", ylabel="natural logarithm", ylim=(-12, 10))
-axes[2].axhline(0, color=AXIS, lw=1)
-axes[0].legend(fontsize=10, loc="upper right", handlelength=1)
+fig, axes = plt.subplots(1, 2, figsize=(8, 3.4))
+for (name, s), (color, style) in zip(schedules.items(), ((INK, "-"), (AXIS, "--"), (INK, ":"))):
+    for ax, y in zip(axes, (s.alpha_bar, s.log_snr)):
+        ax.plot(y, style, color=color, label=name)
+axes[0].set(title=r"$\bar\alpha_t$: share of the power left", xlabel="step t")
+axes[1].set(title="log-SNR", xlabel="step t", ylabel="natural logarithm", ylim=(-12, 10))
+axes[1].axhline(-math.log(power), color=DATA, lw=1.4)
+axes[1].text(1000, -math.log(power) + 0.4, "noise as strong as our pictures", color=DATA, ha="right", fontsize=10)
+axes[0].legend(fontsize=11, loc="upper right")
 plt.show()
+
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
-print("schedule        half left at t   steps with under 1 % of the power left")
+def first(condition):                                                    # the first step at which it holds
+    return int(condition.nonzero()[0])
+
+print("                 alpha_bar   first step with noise      of 1000 steps, under")
+print("schedule         at t = 0    >= power of our pictures   1 % of the power left")
 for name, s in schedules.items():
-    print(f"{name:14s} {int((s.alpha_bar < 0.5).nonzero()[0]):10d} {int((s.alpha_bar < 0.01).sum()):18d}")
+    half, low, high = (first(s.alpha_bar * p <= 1 - s.alpha_bar) for p in (power, power.low, power.high))
+    print(f"{name:14s} {s.alpha_bar[0]:11.5f} {half:10d} [{low}, {high}] {int((s.alpha_bar < 0.01).sum()):20d}")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The middle panel shows why one uses the logarithm: on a plain scale, most of the curve is flat.
+# One picture through all three:
 
 # %% slideshow={"slide_type": "-"}
-steps = [50, 150, 300, 500, 900]
-tiger, eps = three[:1].expand(5, -1, -1, -1), noise[:1].expand(5, -1, -1, -1)             # the same one, five times
-strips = {name: add_noise(tiger, eps, torch.tensor(steps), s) for name, s in schedules.items()}
+steps = [50, 166, 330, 500, 900]
+one, eps = three[:1].expand(5, -1, -1, -1), noise[:1].expand(5, -1, -1, -1)               # the same one, five times
+strips = {name: add_noise(one, eps, torch.tensor(steps), s) for name, s in schedules.items()}
 plotting.show_rows(strips, [f"t = {t}" for t in steps], "One picture, one noise, three schedules")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** At $t=500$ the cosine row still shows the animal; the linear row almost hides it. The table adds that a
-# network trained with the linear schedule spends about a third of its lessons where less than a hundredth of the
-# power is left. **One limit:** looking does not decide which schedule trains best. It depends on the size of the
-# pictures (section 5) and on what the network predicts (notebook 02).
+# **What to see.** The cosine schedule takes twice as many steps as the linear one until the noise is as strong as the
+# pictures (329 against 166), and the linear one spends a third of its steps, 327, where less than a hundredth of the
+# power is left. **One limit:** this does not decide which schedule trains best. It depends on the size of the pictures
+# (section 6) and on what the network predicts (notebook 02).
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Cover the legend and let the room name the curves. Point at the right ends of the third
-# panel: only one of them dives. The other two are the subject of section 4.
+# *For the lecturer, 7 min.* Cover the legend and let the room name the curves. Point at the right ends of the second
+# panel: only one of them dives. The other two are the subject of section 5.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 4 · The last step: is it really noise?
+# ## 5 · The last step: is it really noise?
 #
-# **Intuition.** Drawing starts from pure noise. If the last step of training holds a whisper of the picture, the
-# network learns to rely on it, and is lost when it is missing.
+# **Intuition.** Sampling starts from pure noise. If the last step of training holds a trace of the picture, the
+# network learns to rely on it, and misses it when sampling.
 #
-# **Notation.** The whisper is $\sqrt{\bar\alpha_{T-1}}$, the picture's factor at the last entry of the table. Zero
-# would be right. We compare ours with a published table (Lin et al. 2023, Table 1).
+# **Notation.** The trace is $\sqrt{\bar\alpha_{T-1}}$; zero would be right. We compare with Lin et al. 2023, Table 1.
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
@@ -474,41 +637,38 @@ for name, s in schedules.items():
     print(f"{name:14s} {last:15.1e} {math.sqrt(last):16.6f} {published[name]:14.6f}")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Predict.** Under scaled linear, the last picture is 0.068 of the clean one plus nearly full noise. One pixel says
-# nothing. But can we tell a bright picture from a dark one?
+# **Predict.** Under scaled linear, the last picture is 0.068 of the clean one plus nearly full noise. Can we tell a bright
+# picture from a dark one?
 #
 # <details><summary>Answer</summary>
 #
-# Yes. The mean over all $64\cdot64\cdot3$ numbers averages the noise down to about a hundredth (the next cell prints
-# it). The brightness of the picture, times 0.068, stands above that.
+# Yes. The mean over $64\cdot64\cdot3$ numbers averages the noise down to $1/\sqrt{12288}=0.009$. The brightness, times
+# 0.068, stands above that. We measure it on 900 pictures with many backgrounds.
 #
 # </details>
-#
-# We measure it on 300 pictures with many backgrounds.
 
 # %% slideshow={"slide_type": "-"}
-x0 = to_tensor(Composer(emoji, p_background=0.9).compose(300, seed=4).images)              # (300, 3, 64, 64)
+x0 = to_tensor(Composer(emoji, p_background=0.9).compose(900, seed=4).images)              # (900, 3, 64, 64)
 eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
-last_step = torch.full((300,), 999)
+last_step = torch.full((900,), 999)
 
-def brightness(schedule):                                                # -> clean (300,), after the last step (300,)
+def brightness(schedule):                                                # -> clean (900,), after the last step (900,)
     return x0.mean((1, 2, 3)), add_noise(x0, eps, last_step, schedule).mean((1, 2, 3))
 
-print(f"spread of the mean of the noise: {eps.mean((1, 2, 3)).std():.4f}")
-print(f"luck alone gives correlations up to about ±{2 / math.sqrt(len(x0)):.2f}")
+def correlation(a, b):                                                   # as text, with its 95 % interval
+    r = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
+    low, high = (math.tanh(math.atanh(r) + side / math.sqrt(len(a) - 3)) for side in (-1.96, 1.96))
+    return f"{r:+.2f} [{low:+.2f}, {high:+.2f}]"
+
 for name, s in schedules.items():
-    r = torch.corrcoef(torch.stack(brightness(s)))[0, 1]
-    print(f"{name:14s} correlation of brightness before and after: {r:+.2f}")
+    print(f"{name:14s} correlation of brightness before and after: {correlation(*brightness(s))}")
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **The repair** (Lin et al. 2023, Algorithm 1). Shift the root so that it ends at 0, then stretch it so that it
-# begins where it did:
+# **The repair** (Lin et al. 2023, Algorithm 1). Shift the root to end at 0, and stretch it to begin where it did:
 #
 # $$\sqrt{\bar\alpha_t}\ \leftarrow\ \Big(\sqrt{\bar\alpha_t}-\sqrt{\bar\alpha_{T-1}}\Big)\,
 # \frac{\sqrt{\bar\alpha_0}}{\sqrt{\bar\alpha_0}-\sqrt{\bar\alpha_{T-1}}}$$
-#
-# $\sqrt{\bar\alpha_0}$ is the first entry of the table and $\sqrt{\bar\alpha_{T-1}}$ the last; the fraction is the
-# stretch.
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/schedules.py
@@ -520,6 +680,7 @@ def zero_terminal_snr(beta):
     alpha = torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
     return 1 - alpha
 
+
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
 repaired = Schedule.from_beta(zero_terminal_snr(scaled_linear_beta()))
@@ -529,53 +690,50 @@ print("first alpha_bar is unchanged:", math.isclose(repaired.alpha_bar[0], befor
 print("the last x_t is the noise itself:", torch.equal(add_noise(x0, eps, last_step, repaired), eps))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Every dot below is one of the 300 pictures.
+# Every dot is one of the 900 pictures.
 
 # %% slideshow={"slide_type": "-"}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
 for ax, (name, s) in zip(axes, {"scaled linear": before, "repaired": repaired}.items()):
     clean, end = brightness(s)
-    r = torch.corrcoef(torch.stack([clean, end]))[0, 1]
-    ax.scatter(clean, end, s=9, color=DATA if s is before else MODEL, alpha=0.6, linewidths=0)
-    ax.set(title=f"{name}: correlation {r:+.2f}", xlabel="brightness of the clean picture")
+    ax.scatter(clean, end, s=9, color=DATA, alpha=0.5, linewidths=0)
+    ax.set(title=f"{name}: {correlation(clean, end)}", xlabel="brightness of the clean picture")
 axes[0].set_ylabel("brightness after the last step")
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** On the left the "noise" gives the brightness away. A network can learn to read it there; started
-# from real noise, of mean near 0, it reads "medium" every time. Lin et al. trace Stable Diffusion's pictures of
-# medium brightness to this. On the right the leak is closed.
-#
-# **One limit:** at the repaired last step $x_t=\varepsilon$. "Which noise is in it?" is answered by copying the
-# input, which teaches nothing about pictures. A repaired schedule therefore needs another target, $v$ (notebooks 02
-# and 03).
+# **What to see.** Under scaled linear the "noise" gives the brightness away: correlation 0.89. The linear schedule leaks a
+# little (0.15). Repaired, the interval holds 0. A network can learn to read the leak; started from real noise, of mean near 0, it reads "medium"
+# every time. Lin et al. trace Stable Diffusion's pictures of medium brightness to this. **One limit:** at the repaired
+# last step $x_t=\varepsilon$, so naming the noise means copying the input, which teaches nothing. A repaired schedule
+# needs another target, $v$ (notebooks 02 and 03).
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 6 min.* Before showing the scatter plot, show x at the last step as a picture and ask for the
 # brightness. Nobody can tell; a mean can. Good place to say that "pure noise to the eye" is no test.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## 5 · What noise hides first, and why size matters
+# ## 6 · What noise hides first, and why size matters
 #
 # **Intuition.** In fog a house is still a house, but the door handle is gone. Noise hides fine detail first, because
 # pictures have little power there.
 #
-# **Notation.** Split a picture into waves. $P(f)$ is its mean power at $f$ waves across: small $f$ for large shapes,
-# large $f$ for fine detail. Noise of variance 1 has power 1 at every $f$.
+# **Notation.** Split a picture into waves (a Fourier transform). $P(f)$ is its mean power at $f$ waves across: small
+# $f$ for large shapes, large $f$ for fine detail. Noise of variance 1 has power 1 at every $f$.
 #
 # **Formula.** At step $t$ the waves of number $f$ stand above the noise when
 #
 # $$\bar\alpha_t\,P(f)>1-\bar\alpha_t\quad\Longleftrightarrow\quad P(f)>\frac{1}{\mathrm{SNR}(t)}$$
 #
-# Left of the arrow: power of the picture and of the noise in $x_t$. Right: both divided by $\bar\alpha_t$. The noise
-# is a flat floor that rises with $t$.
+# On the right both powers are divided by $\bar\alpha_t$: the noise is a flat floor that rises with $t$.
 #
 # **Predict.** A 64-pixel picture has 32 wave numbers. How many stand above the floor at $t=400$ of the linear
 # schedule?
 #
 # <details><summary>Answer</summary>
 #
-# A handful, all of them large shapes. The line under the figure counts them.
+# Three, all of them large shapes: see the line under the figure.
 #
 # </details>
 
@@ -589,20 +747,24 @@ def power_spectrum(x):                                                   # (N, C
     radius = wave_numbers(x.shape[-1])
     return torch.stack([power[radius == f].mean() for f in range(1, x.shape[-1] // 2 + 1)])
 
+
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
-rows = np.linspace(0, len(emoji) - 1, 300).astype(int)                   # 300 pictures from all groups and styles
-x0 = to_tensor(emoji.select(rows).on_white())                            # (300, 3, 64, 64)
-eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(6))
-spectrum, flat = power_spectrum(x0), power_spectrum(eps)                 # (32,) each
+rows = torch.randperm(len(emoji), generator=torch.Generator().manual_seed(0))[:900].view(3, 300).numpy()
+sets = [to_tensor(emoji.select(np.sort(each)).on_white()) for each in rows]                # three sets of 300 pictures
+eps = torch.randn(sets[0].shape, generator=torch.Generator().manual_seed(6))
+spectra, flat = torch.stack([power_spectrum(x) for x in sets]), power_spectrum(eps)       # (3, 32), (32,)
 print("noise has power 1 at every wave number, to 3 %:", bool(((flat - 1).abs() < 0.03).all()))
-print("pictures lose power from every wave number to the next:", bool((spectrum.diff() < 0).all()))
+print("waves across   first step at which they lie under the noise, in three sets of pictures")
+for f in (1, 2, 4, 8, 16, 32):
+    print(f"{f:12d}  ", *(f"{first(s[f - 1] <= 1 / linear.snr):5d}" for s in spectra))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Where the blue line lies under a dashed one, the noise wins.
 
 # %% slideshow={"slide_type": "-"}
-floors, f = [50, 150, 400, 600], torch.arange(1, 33)
+floors, f = [50, 150, 250, 400, 600], torch.arange(1, 33)
+spectrum = spectra.mean(0)
 above = {t: int((spectrum > 1 / linear.snr[t]).sum()) for t in floors}
 plotting.plot_lines(f, {"pictures": (spectrum, DATA)} | {
     f"noise, t = {t}": (torch.full((32,), 1 / linear.snr[t].item()), NOISE, "--") for t in floors},
@@ -612,82 +774,86 @@ ax = plt.gca()
 ax.get_legend().remove()
 for t in floors:
     ax.text(33, 1 / linear.snr[t].item(), f" noise, t = {t}", color=NOISE, va="center", fontsize=11)
-ax.text(6.2, 1.4, "300 pictures", color=DATA, fontweight="bold")
+ax.text(6.2, 1.4, "900 pictures", color=DATA, fontweight="bold")
 ax.set_xticks([1, 2, 4, 8, 16, 32], [1, 2, 4, 8, 16, 32])
 ax.minorticks_off()
 plt.show()
 print("wave numbers of 32 above the floor:", ", ".join(f"{n} at t = {t}" for t, n in above.items()))
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# What does the floor leave? From the *clean* picture we cut every wave below it, and put the rest under the noisy
-# one.
+# What does the floor leave? From the *clean* picture we cut every wave below it.
 
 # %% slideshow={"slide_type": "-"}
 def keep_waves(x, most):                                                 # (C, S, S): only wave numbers 0 ... most
     return torch.fft.ifft2(torch.fft.fft2(x) * (wave_numbers(x.shape[-1]) <= most)).real
 
-big = to_tensor(emoji.select(lambda m: m["style"] == "noto" and m["concept"] == "tiger face").on_white())
-noisy_ones = add_noise(big.expand(4, -1, -1, -1), eps[:4], torch.tensor(floors), linear)  # (4, 3, 64, 64)
-kept, titles = [keep_waves(big[0], above[t]) for t in floors], [f"t = {t}" for t in floors]
-plotting.show_rows({"noisy": noisy_ones[1:], "clean, waves above the floor": kept[1:]}, titles[1:], "What the noise leaves")
+noisy_ones = add_noise(three[:1].expand(5, -1, -1, -1), eps[:5], torch.tensor(floors), linear)  # (5, 3, 64, 64)
+kept = [keep_waves(three[0], above[t]) for t in floors]
+plotting.show_rows({"noisy": noisy_ones, "clean, waves above the floor": kept}, [f"t = {t}" for t in floors],
+                   "What the noise leaves")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Edges soften, then the stripes go, then eyes and mouth; a smear of orange stays last. Walking back,
-# a model must decide large shapes first and details last. **One limit:** both powers are means. A sharp edge or a
-# strong colour can stand out where the mean drowns: our eyes still find a trace of the face at $t=400$.
+# **What to see.** The finer, the earlier: the table's steps fall from the first row to the last, in each of the three
+# sets. So on the way back large shapes come first, details last. **One limit:** powers are means. A sharp edge can stand
+# out where the mean drowns.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### The same schedule is gentler on larger pictures
 #
-# An eye far from a large noisy picture averages neighbouring pixels. Neighbours agree in the picture and cancel in
-# the noise. Over $s\times s$ pixels the noise's variance falls by $s^2$:
+# Neighbouring pixels agree in the picture and cancel in the noise. Averaged over $k\times k$ pixels, the noise's variance
+# falls by $k^2$:
 #
-# $$\mathrm{SNR}_{\text{averaged}}\approx s^2\,\mathrm{SNR}(t)$$
+# $$\mathrm{SNR}_{\text{averaged}}\approx k^2\,\mathrm{SNR}(t)$$
 #
-# $s$ is the number of pixels averaged along a side. Doubling the side adds about $\log4$ to the log-SNR of all that
-# is large in the picture.
+# So doubling the side adds about $\log4$ to the log-SNR of large shapes.
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
 pool = torch.nn.AvgPool2d(4)                                             # 64 x 64 -> 16 x 16
-noise_kept, picture_kept = pool(eps).var() / eps.var(), pool(x0).var() / x0.var()
-print(f"averaging 4 x 4 pixels keeps {noise_kept:.3f} of the noise's variance (1/16 = {1 / 16:.3f})")
-print(f"and {picture_kept:.1f} of the picture's")
-print("the SNR rises more than 12-fold:", bool(picture_kept / noise_kept > 12))
+noise_kept = pool(eps).var() / eps.var()
+picture_kept = [pool(x).var() / x.var() for x in sets]
+print(f"averaging 4 x 4 pixels keeps {noise_kept:.3f} of the noise's variance (1/16 = {1 / 16:.3f}) and,",
+      "in three sets,", ", ".join(f"{k:.2f}" for k in picture_kept), "of the pictures'")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# Does it matter? A game: here is $x_t$; which of our 300 pictures is in it? We answer with the nearest, the best
-# guess under Gaussian noise. We play at 16, 32 and 64 pixels with one schedule.
+# Does it matter? A game: which of 300 pictures is in this $x_t$? We answer with the nearest, the best guess under
+# Gaussian noise. We play at three sizes with one schedule, three times.
 
 # %% slideshow={"slide_type": "subslide"}
-steps = list(range(349, 950, 50))
-def recognised(size):                                                    # -> share of right answers at each step
-    x0 = to_tensor(load_emoji(size=size).select(rows).on_white())        # (300, 3, size, size)
-    g, right = torch.Generator().manual_seed(7), []
-    for t in steps:
-        xt = add_noise(x0, torch.randn(x0.shape, generator=g), torch.full((len(x0),), t), linear)
-        guess = torch.cdist(xt.flatten(1), linear.alpha_bar[t].sqrt().float() * x0.flatten(1)).argmin(1)   # (300,)
+steps_played = list(range(399, 950, 50))
+def recognised(size, schedule, which=0):                                 # -> share of right answers at each step
+    x0 = to_tensor(load_emoji(size=size).select(np.sort(rows[which])).on_white())          # (300, 3, size, size)
+    g, right = torch.Generator().manual_seed(which), []
+    for t in steps_played:
+        xt = add_noise(x0, torch.randn(x0.shape, generator=g), torch.full((len(x0),), t), schedule)
+        guess = torch.cdist(xt.flatten(1), schedule.alpha_bar[t].sqrt().float() * x0.flatten(1)).argmin(1)  # (300,)
         right.append((guess == torch.arange(len(x0))).float().mean().item())
     return right
 
-shares = {size: recognised(size) for size in (16, 32, 64)}
+def half_way(share, values):                                             # the value at which half are recognised
+    return np.interp(0.5, share[::-1], np.asarray(values)[::-1])
+
+shares = {size: [recognised(size, linear, i) for i in range(3)] for size in (16, 32, 64)}
 
 # %% slideshow={"slide_type": "-"}
-plotting.plot_lines(steps, {f"{size} × {size}": (y, c) for (size, y), c in zip(shares.items(), (NOISE, MODEL, DATA))},
+tones = ("#7FB8DA", "#2E8BC4", "#00456F")                                # light to dark blue: small to large pictures
+plotting.plot_lines(steps_played, {f"{size} × {size}": (np.mean(y, 0), c) for (size, y), c in zip(shares.items(), tones)},
                     "step t (linear schedule)", "share recognised", "Which of 300 pictures is it?", direct_labels=False)
 plt.axhline(0.5, color=AXIS, lw=1)
 plt.show()
-half = {size: np.interp(0.5, y[::-1], linear.log_snr[steps].numpy()[::-1]) for size, y in shares.items()}
-print("log-SNR at which half are recognised:", ", ".join(f"{h:.2f} at {size} px" for size, h in half.items()))
-print(f"per doubling of the side: {half[32] - half[16]:+.2f}, {half[64] - half[32]:+.2f}; -log 4 = {-math.log(4):+.2f}")
+half = {size: np.array([half_way(one, linear.log_snr[steps_played]) for one in y]) for size, y in shares.items()}
+for small, large in ((16, 32), (32, 64)):
+    d = half[large] - half[small]
+    print(f"{small} to {large} px: half-way at a log-SNR {d.mean():+.2f} ± {4.30 * d.std(ddof=1) / math.sqrt(3):.2f}",
+          f"further (three sets, 95 %); -log 4 = {-math.log(4):+.2f}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Larger pictures survive to later steps. A doubling of the side moves the half-way point by a
-# little more than $-\log4$: averaging explains $\log4$, and larger pictures also show detail that the smaller ones
-# lost. So at a larger side fewer steps teach the large shapes. The usual repair shifts the log-SNR by $2\log(64/d)$
-# for side $d$ (Hoogeboom et al. 2023, eq. 5), or makes the picture fainter before mixing (Chen 2023). **One limit:**
-# "which of 300" is an easy game. The shift is the finding, not the position of the curves.
+# **What to see.** A doubling of the side moves the half-way point by about the $-\log4$ of averaging, or somewhat more:
+# larger pictures also show detail that smaller ones lost. So at a larger side fewer steps teach the large shapes. The
+# usual repair adds $2\log(64/d)$ to the log-SNR for side $d$ (Hoogeboom et al. 2023, eq. 5; exercise 01.4). **One limit:**
+# "which of 300" is an easy game: the shift is the finding, not where the curves lie.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 6 min.* Step back from the projector at the film strip: averaging by distance works in the room.
@@ -708,6 +874,7 @@ def make_schedule(name="linear", num_steps=1000, zero_snr=False):
     beta = BETAS[one_of("schedule", name, BETAS)](num_steps)
     return Schedule.from_beta(zero_terminal_snr(beta) if zero_snr else beta)
 
+
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
 from course_utils.generator import schedules as library
@@ -719,37 +886,33 @@ print(f"our tables are the library's, bit for bit: {sum(same)} of {len(cases)}")
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## What destruction is for: labels for free
 #
-# Nothing is trained in this notebook. We prepare the lessons.
-#
 # First, the pictures. The course composes them on the fly: an emoji, perhaps in another colour, on a background, with
-# a caption in English or Chinese that says what is there. Some pairs of colour and thing, "pink butterfly" among
-# them, are never shown: notebook 04 asks for them. Here is a page, as later notebooks will see it.
+# a caption in English or Chinese (here with a gloss). Some pairs of colour and thing, "pink butterfly" among them, are
+# never shown: notebook 04 asks for them.
 
 # %% slideshow={"slide_type": "-"}
-examples = Composer(emoji, size=48, p_color=0.8).compose(10, seed=9)       # p_color: how often to repaint
-plotting.show_pictures(examples.images, examples.captions, 5, title="Ten labelled examples, composed on the fly")
+examples = Composer(emoji, p_color=0.8).compose(10, seed=9)              # p_color: how often to repaint
+a = examples.attributes
+gloss = [f" ({', '.join(filter(None, (color, concept, background)))})" if language == "zh" else "" for language, color,
+         concept, background in zip(a["language"], a["color"], a["concept"], a["background"])]
+plotting.show_pictures(examples.images, [c + g for c, g in zip(examples.captions, gloss)], 5,
+                       title="Ten labelled examples, composed on the fly")
 plt.show()
 
 # %% slideshow={"slide_type": "fragment"}
 # NBVAL_CHECK_OUTPUT
-again = Composer(emoji, size=48, p_color=0.8).compose(10, seed=9)
+again = Composer(emoji, p_color=0.8).compose(10, seed=9)
 print("same seed, same pictures:", np.array_equal(again.images, examples.images))
 print("same seed, same captions:", again.captions == examples.captions)
-print("languages on the page:", sorted(set(examples.attributes["language"])))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Captions need somebody to write the names. The labels of *denoising* need nobody. Take a clean picture, pick a step,
-# draw noise, mix. The **training example** is
-#
-# - **input:** the noisy picture $x_t$ and the step $t$,
-# - **label:** the noise $\varepsilon$ that we put in.
-#
-# That is supervised learning: input, label, error. The error is a mean square (DDPM, eq. 14):
+# Captions need somebody to write them. The labels of *denoising* need nobody. Take a clean picture, pick a step, draw
+# noise, mix. The **training example**: input is the noisy picture $x_t$ with the step $t$, label the noise
+# $\varepsilon$ that we put in. That is supervised learning; the error is a mean square (DDPM, eq. 14):
 #
 # $$L=\mathbb E_{x_0,\,t,\,\varepsilon}\ \big\|\varepsilon-\varepsilon_\theta(x_t,t)\big\|^2$$
 #
-# $\mathbb E$ is the mean over pictures, steps and noises; $\varepsilon_\theta$ is the network with weights $\theta$;
-# its answer is compared with the true noise, number by number.
+# $\mathbb E$ is the mean over pictures, steps and noises; $\varepsilon_\theta$ is the network with weights $\theta$.
 
 # %% slideshow={"slide_type": "-"}
 x0 = to_tensor(Composer(emoji, size=32).compose(4, seed=1).images)       # (4, 3, 32, 32)
@@ -761,40 +924,43 @@ plotting.show_rows({"clean, not shown to the network": x0, "input: noisy": xt, "
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# (For display the noise is divided by 3, so that few values are clipped.) **Check.** If we take exactly this noise
-# away again, the clean picture must come back.
+# (For display the noise is divided by 3.) **Check.** If we take exactly this noise away again, the clean picture must
+# come back.
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
 signal, strength = linear.at(t, xt)                                      # (4, 1, 1, 1) each
 print("clean picture back to 1e-3:", torch.allclose((xt - strength * eps) / signal, x0, atol=1e-3))
 print(f"{len(emoji)} pictures x 1000 steps = {len(emoji) * 1000:,} pairs, each with endless noises")
-print(f"error of the guess 'no noise': {eps.square().mean():.1f}")
+print(f"error of a silent network, which answers 0: {eps.square().mean():.1f}; asked for the picture instead, 0 costs",
+      f"{Mean.of(sets[0].square().mean((1, 2, 3))).text(2)}")
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Is this normal?** Yes: a guess of zero costs the variance of the noise, which is 1. A loss in notebook 02 that
-# starts far above 1 means a wrong scale; one that stays near 1 means that nothing is learned.
+# **Is this normal?** A loss needs a yardstick. Asked for the noise, silence costs its variance, 1; asked for the
+# picture, it costs the mean square of the pictures. A loss far above silence means a wrong scale. A loss below it proves
+# little: exercise 01.3 measures how far one gets by copying the input.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Point at one column and say the lesson aloud: "this is the input, the step is 300, and
-# this is the answer". Ask how many such lessons fit in our 64-pixel data set.
+# *For the lecturer, 3 min.* Point at one column and say the example aloud: "this is the input, the step is 300, and
+# this is the answer". Ask how many such examples fit in our 64-pixel data set.
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ## Experiment: turn the dimmer
 #
-# Move the step, change the schedule, switch the repair on. At which step do *you* lose the tiger? Where do the two
-# curves cross? On GitHub and in slides the figure stands still at its starting values.
+# Move the step, change the schedule, switch the repair on. The curves cross at equal factors; for pictures of power
+# 0.34 the noise is the stronger part well before. On GitHub and in slides the figure stands still at its starting values.
 
 # %% slideshow={"slide_type": "skip"}
 def dimmer(schedule, repaired, t):
     table = make_schedule(schedule, zero_snr=repaired)
-    xt = add_noise(three, noise, torch.full((3,), t), table)             # (3, 3, 32, 32)
+    xt = add_noise(three, noise, torch.full((3,), t), table)             # (3, 3, 64, 64)
     fig, axes = plt.subplots(1, 4, figsize=(8, 2.6), width_ratios=(1.8, 1, 1, 1))
-    axes[0].plot(table.alpha_bar.sqrt(), color=DATA, label="picture")
-    axes[0].plot((1 - table.alpha_bar).sqrt(), color=NOISE, label="noise")
+    for y, name, color in ((table.alpha_bar, "picture", DATA), (1 - table.alpha_bar, "noise", NOISE)):
+        axes[0].plot(y.sqrt(), color=color)
+        axes[0].text(15 if name == "picture" else 985, 0.88, name, color=color, ha="left" if name == "picture" else "right")
     axes[0].axvline(t, color=AXIS, lw=1.2, ls="--")
     axes[0].set(title=f"{schedule}, t = {t}", xlabel="step t", ylabel="factor", ylim=(0, 1.05))
-    fig.legend(loc="lower right", ncols=2)
     for ax, picture in zip(axes[1:], plotting.to_pictures(xt)):
         ax.imshow(picture, interpolation="nearest")
         ax.axis("off")
@@ -805,8 +971,7 @@ explore(dimmer, schedule=["cosine", "linear", "scaled_linear"], repaired=False, 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## When it breaks: a thousand steps, and the picture is still there
 #
-# We break one thing on purpose. The pictures stay in $[0,255]$. No line fails, all shapes fit, and a loss would be
-# printed.
+# We break one thing on purpose: the pictures stay in $[0,255]$. No line fails, and all shapes fit.
 
 # %% slideshow={"slide_type": "-"}
 raw = torch.from_numpy(chosen.on_white()).permute(0, 3, 1, 2).float()    # forgotten: / 127.5 - 1
@@ -816,23 +981,21 @@ def for_the_eye(x):                                                      # each 
 
 strips = {name: [for_the_eye(add_noise(x[:1], noise[:1], torch.tensor([t]), linear)[0]) for t in steps]
           for name, x in {"in [-1, 1]": three, "in [0, 255]": raw}.items()}
-plotting.show_rows(strips, [f"t = {t}" for t in steps], "The bug: noise of spread 1 on pixels up to 255")
+plotting.show_rows(strips, [f"t = {t}" for t in steps], "The bug: noise of variance 1 on pixels up to 255")
 plt.show()
 
 # %% slideshow={"slide_type": "-"}
 # NBVAL_CHECK_OUTPUT
 for name, x in {"in [-1, 1]": three, "in [0, 255]": raw}.items():
     xT = add_noise(x, noise, torch.full((3,), 999), linear)
-    r = torch.corrcoef(torch.stack([x.flatten(), xT.flatten()]))[0, 1]
-    print(f"{name:10s} largest value {x.max():3.0f}, last step still resembles the clean picture: {bool(r > 0.1)}")
-gain = 2 * math.log(127.5)                                               # the spread is 127.5 times larger
-print(f"log-SNR at the last step {linear.log_snr[-1]:.1f}; with the bug {linear.log_snr[-1] + gain:.1f}")
+    print(f"{name:10s} largest value {x.max():3.0f}; last step against the clean picture:", correlation(x.flatten(), xT.flatten()))
+print(f"log-SNR at the last step {linear.log_snr[-1]:.1f}; with the bug {linear.log_snr[-1] + 2 * math.log(127.5):.1f}")
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Cause.** The formula takes picture and noise to have a similar spread. Pixels with a spread 127.5 times larger
-# have an SNR $127.5^2$ times larger, so the process ends about where picture and noise are equally strong. The model
-# never practises on noise, and noise is what drawing starts from. **The habit that finds it:** print the range and
-# the spread of `x0` before anything else.
+# **Cause.** The formula takes picture and noise to be of similar size. Pixels 127.5 times larger have an SNR $127.5^2$
+# times larger, so the process ends about where picture and noise are equally strong. The model never trains on noise,
+# and noise is what sampling starts from. **The habit that finds it:** print range and std of `x0` before anything else.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min, with the summary.* Show the picture without its title and let the room diagnose it. Then
@@ -842,27 +1005,26 @@ print(f"log-SNR at the last step {linear.log_snr[-1]:.1f}; with the bug {linear.
 # ## Exercises
 #
 # Each has a stub, a check and a folded solution. The check draws fresh random cases and says what is likely wrong.
+# Stuck? `hint("01-closed-form", 1)`, then 2, then 3; the others likewise.
 #
 # ### Exercise 01.1 (warm-up) · Any step in one line
 #
-# Write `noisy`: it takes a batch of clean pictures `x0` and noise `eps`, both of shape (B, C, H, W), and
-# `alpha_bar_t`, one number per picture, shape (B,), and returns
-# $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$. Every picture has its own step, so mind the
-# shapes.
-#
-# Stuck? `hint("01-closed-form", 1)`, then 2, then 3.
+# Write `noisy`: from clean pictures `x0`, noise `eps` and one number per picture `alpha_bar_t` it makes $x_t$ by the closed
+# form. Mind the shapes.
 
 # %% slideshow={"slide_type": "skip"}
 def noisy(x0, eps, alpha_bar_t):                      # (B, C, H, W), (B, C, H, W), (B,)
     raise NotImplementedError                         # -> xt (B, C, H, W)
 
+
 # %% slideshow={"slide_type": "skip"}
 check("01-closed-form", noisy)
+
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # *Solution of 01.1, folded. Open it after your own attempt.*
 
-# %% tags=["solution"] slideshow={"slide_type": "skip"}
+# %% slideshow={"slide_type": "skip"} tags=["solution"]
 # NBVAL_CHECK_OUTPUT
 def noisy(x0, eps, alpha_bar_t):
     a = alpha_bar_t.view(-1, 1, 1, 1)                 # (B,) -> (B, 1, 1, 1)
@@ -871,130 +1033,166 @@ def noisy(x0, eps, alpha_bar_t):
 check("01-closed-form", noisy)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
-# ### Exercise 01.2 (warm-up) · The running product
+# ### Exercise 01.2 (measure) · Which schedule is in the box?
 #
-# Write `running_product`: from a table `beta` of shape (T,) it makes `alpha_bar` of the same shape,
-# $\bar\alpha_t=\prod_{s\le t}(1-\beta_s)$. Entry 0 already counts the first step.
-#
-# Stuck? `hint("01-alpha-bar", 1)`, then 2, then 3.
+# A library noises your pictures, and does not say by which schedule. Write `measure_alpha_bar`: from pictures `x0` (not
+# of variance 1) and their noisy versions `xt`, all of one step, it measures that step's $\bar\alpha$. The noise is not
+# given. Then find out which schedule `box` uses.
 
 # %% slideshow={"slide_type": "skip"}
-def running_product(beta):                            # (T,)
-    raise NotImplementedError                         # -> alpha_bar (T,)
+scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)  # cover this line
+
+def box(x0, t):                                       # (N, C, H, W), a step -> noisy pictures
+    return scheduler.add_noise(x0, torch.randn_like(x0), torch.full((len(x0),), t))
+
+def measure_alpha_bar(x0, xt):                        # (N, C, H, W) each
+    raise NotImplementedError                         # -> alpha_bar, a tensor of one number, shape ()
+
 
 # %% slideshow={"slide_type": "skip"}
-check("01-alpha-bar", running_product)
+check("01-measure", measure_alpha_bar)
+
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # *Solution of 01.2, folded.*
 
-# %% tags=["solution"] slideshow={"slide_type": "skip"}
+# %% slideshow={"slide_type": "skip"} tags=["solution"]
+def measure_alpha_bar(x0, xt):
+    slope = (x0 * xt).sum() / (x0 * x0).sum()         # the noise falls out: its product with x0 has mean 0
+    return slope ** 2
+
+for t in (166, 500):
+    print(f"t = {t}: measured {measure_alpha_bar(sets[0], box(sets[0], t)):.2f};",
+          ", ".join(f"{name} {s.alpha_bar[t]:.2f}" for name, s in schedules.items()))
+check("01-measure", measure_alpha_bar)
+
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# ### Exercise 01.3 (measure) · How far does copying get?
+#
+# A lazy network answers $\hat\varepsilon=c\,x_t$: it copies its input, with one factor for each step. Write `best_factor`:
+# the number $c$ with the smallest mean square error against `eps`. Then measure the error by step. Where is copying
+# nearly perfect, and why?
+
+# %% slideshow={"slide_type": "skip"}
+def best_factor(xt, eps):                             # (B, C, H, W) each
+    raise NotImplementedError                         # -> c, a tensor of one number, shape ()
+
+
+# %% slideshow={"slide_type": "skip"}
+check("01-copy", best_factor)
+
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# *Solution of 01.3, folded. Late steps are nearly all noise, so copying is nearly right. Its mean over the steps lies far
+# below silence: a loss of 0.3 in notebook 02 is no achievement.*
+
+# %% slideshow={"slide_type": "skip"} tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def running_product(beta):
-    return torch.cumprod(1 - beta, dim=0)
+def best_factor(xt, eps):
+    return (xt * eps).sum() / (xt * xt).sum()         # derivative of the error = 0
 
-check("01-alpha-bar", running_product)
+errors, g = {}, torch.Generator().manual_seed(0)
+for t in range(0, 1000, 50):
+    eps = torch.randn(sets[0].shape, generator=g)
+    xt = add_noise(sets[0], eps, torch.full((300,), t), linear)
+    errors[t] = (best_factor(xt, eps) * xt - eps).square().mean().item()
+print("error of copying:", ", ".join(f"{errors[t]:.2f} at t = {t}" for t in (0, 100, 200, 500, 900)))
+print(f"mean over the steps: {np.mean(list(errors.values())):.2f}; silence: 1.00")
+check("01-copy", best_factor)
 
-# %% [markdown] slideshow={"slide_type": "skip"}
-# ### Exercise 01.3 (code) · Take the noise away again
-#
-# Suppose someone hands us `xt` together with the very noise `eps` that is in it. Write `undo`, which returns the
-# clean picture `x0`. The shapes are those of the closed form. (Notebook 02 trains a network to guess `eps`; this line
-# then turns its guess into a picture.)
-#
-# Stuck? `hint("01-undo", 1)`, then 2, then 3.
-
-# %% slideshow={"slide_type": "skip"}
-def undo(xt, eps, alpha_bar_t):                       # (B, C, H, W), (B, C, H, W), (B,)
-    raise NotImplementedError                         # -> x0 (B, C, H, W)
-
-# %% slideshow={"slide_type": "skip"}
-check("01-undo", undo)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
-# *Solution of 01.3, folded.*
+# ### Exercise 01.4 (transfer) · A schedule for another size
+#
+# Write `shift_schedule`: from `alpha_bar` (T,), made for 64 pixels, it makes the table for side `side` by adding
+# $2\log(64/\text{side})$ to the log-SNR at every step. Then play the game of section 6 again at 16 pixels: does the
+# half-way step move to that of 64 pixels?
 
-# %% tags=["solution"] slideshow={"slide_type": "skip"}
+# %% slideshow={"slide_type": "skip"}
+def shift_schedule(alpha_bar, side):                  # (T,), a number of pixels
+    raise NotImplementedError                         # -> alpha_bar (T,)
+
+
+# %% slideshow={"slide_type": "skip"}
+check("01-shift", shift_schedule)
+
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# *Solution of 01.4, folded. The shift closes nearly all of the gap; the rest is detail that 16 pixels do not show.*
+
+# %% slideshow={"slide_type": "skip"} tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def undo(xt, eps, alpha_bar_t):
-    a = alpha_bar_t.view(-1, 1, 1, 1)
-    return (xt - (1 - a).sqrt() * eps) / a.sqrt()
+def shift_schedule(alpha_bar, side):
+    log_snr = torch.log(alpha_bar / (1 - alpha_bar)) + 2 * math.log(64 / side)
+    return torch.sigmoid(log_snr)                     # solves a / (1 - a) = SNR for a
 
-check("01-undo", undo)
+alpha_bar = shift_schedule(linear.alpha_bar, 16)
+shifted = Schedule(1 - alpha_bar / torch.cat([torch.ones(1), alpha_bar[:-1]]), alpha_bar)
+for name, y in {"16 px": shares[16][0], "16 px, shifted": recognised(16, shifted), "64 px": shares[64][0]}.items():
+    print(f"{name:14s} half recognised at step {half_way(y, steps_played):.0f}")
+check("01-shift", shift_schedule)
 
-# %% [markdown] slideshow={"slide_type": "skip"}
-# ### Exercise 01.4 (code) · Signal against noise
-#
-# The signal-to-noise ratio of $x_t$ is the power of the picture in it over the power of the noise in it,
-# $\bar\alpha_t/(1-\bar\alpha_t)$. Write `log_snr`, its natural logarithm, for a table `alpha_bar` of shape (T,).
-#
-# Stuck? `hint("01-snr", 1)`, then 2, then 3.
-
-# %% slideshow={"slide_type": "skip"}
-def log_snr(alpha_bar):                               # (T,)
-    raise NotImplementedError                         # -> (T,)
-
-# %% slideshow={"slide_type": "skip"}
-check("01-snr", log_snr)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
-# *Solution of 01.4, folded.*
+# ### Exercise 01.5 (diagnose) · Three bugs, one picture
+#
+# This run did not stop, and its network learned nothing. Its picture shows three bugs. Find them, and write `repaired`.
+# The check says which *symptoms* are left.
 
-# %% tags=["solution"] slideshow={"slide_type": "skip"}
+# %% slideshow={"slide_type": "skip"}
+def broken(x0, t, alpha_bar, generator):              # (B, C, H, W), (B,), (T,), torch.Generator -> xt
+    eps = torch.rand(x0[:1].shape, generator=generator)
+    a = alpha_bar[t[0]].to(x0.dtype)
+    return a.sqrt() * x0 + (1 - a).sqrt() * eps
+
+t = torch.tensor([300, 40, 150, 850])
+xt = broken(three[:1].expand(4, -1, -1, -1), t, linear.alpha_bar, torch.Generator().manual_seed(3))
+plotting.show_pictures(xt, [f"t = {i}" for i in t.tolist()], 4, "Examples of a broken run")
+plt.show()
+
+
+# %% slideshow={"slide_type": "skip"}
+def repaired(x0, t, alpha_bar, generator):
+    raise NotImplementedError                         # -> xt (B, C, H, W)
+
+check("01-diagnose", repaired)
+
+
+# %% [markdown] slideshow={"slide_type": "skip"}
+# *Solution of 01.5, folded. All four are equally noisy (the first one's step), the grain is the same in all (one noise
+# for the batch), and all are too bright (`rand` has mean 0.5).*
+
+# %% slideshow={"slide_type": "skip"} tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def log_snr(alpha_bar):
-    return torch.log(alpha_bar / (1 - alpha_bar))
+def repaired(x0, t, alpha_bar, generator):
+    eps = torch.randn(x0.shape, generator=generator)  # Gaussian, and fresh for every picture
+    a = alpha_bar[t].to(x0.dtype).view(-1, 1, 1, 1)   # every picture's own step
+    return a.sqrt() * x0 + (1 - a).sqrt() * eps
 
-check("01-snr", log_snr)
+check("01-diagnose", repaired)
 
-# %% [markdown] slideshow={"slide_type": "skip"}
-# ### Exercise 01.5 (code) · Repair the last step
-#
-# A schedule whose last $\bar\alpha$ is not 0 leaves a trace of the picture in what should be pure noise. Write
-# `repair`: it takes `alpha_bar` (T,) and returns a new `alpha_bar` (T,) whose square root is shifted and scaled so
-# that its **last value is 0** and its **first value is unchanged** (Lin et al. 2023, Algorithm 1).
-#
-# Stuck? `hint("01-terminal", 1)`, then 2, then 3.
-
-# %% slideshow={"slide_type": "skip"}
-def repair(alpha_bar):                                # (T,)
-    raise NotImplementedError                         # -> alpha_bar (T,), last entry 0, first unchanged
-
-# %% slideshow={"slide_type": "skip"}
-check("01-terminal", repair)
-
-# %% [markdown] slideshow={"slide_type": "skip"}
-# *Solution of 01.5, folded.*
-
-# %% tags=["solution"] slideshow={"slide_type": "skip"}
-# NBVAL_CHECK_OUTPUT
-def repair(alpha_bar):
-    root = alpha_bar.sqrt()
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return root ** 2
-
-check("01-terminal", repair)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ### Exercise 01.6 (code) · Labels for free
 #
-# Write `training_example`: from clean pictures `x0` (B, C, H, W), a table `alpha_bar` (T,) and a `torch.Generator` it
-# draws one step per picture, $t\in\{0,\dots,T-1\}$, and Gaussian noise, and returns `(xt, t, eps)`. All randomness
-# comes from the generator, so the same generator state gives the same example; `xt` keeps the dtype of `x0`.
-#
-# Stuck? `hint("01-training-example", 1)`, then 2, then 3.
+# Write `training_example`: from `x0` (B, C, H, W), a table `alpha_bar` (T,) and a `torch.Generator` it draws one step per
+# picture, $t\in\{0,\dots,T-1\}$, and noise, and returns `(xt, t, eps)`. All randomness comes from the generator; `xt`
+# keeps the dtype of `x0`.
 
 # %% slideshow={"slide_type": "skip"}
-def training_example(x0, alpha_bar, generator):        # (B, C, H, W), (T,), torch.Generator
+def training_example(x0, alpha_bar, generator):       # (B, C, H, W), (T,), torch.Generator
     raise NotImplementedError                         # -> xt (B, C, H, W), t (B,), eps (B, C, H, W)
+
 
 # %% slideshow={"slide_type": "skip"}
 check("01-training-example", training_example)
 
+
 # %% [markdown] slideshow={"slide_type": "skip"}
 # *Solution of 01.6, folded.*
 
-# %% tags=["solution"] slideshow={"slide_type": "skip"}
+# %% slideshow={"slide_type": "skip"} tags=["solution"]
 # NBVAL_CHECK_OUTPUT
 def training_example(x0, alpha_bar, generator):
     t = torch.randint(len(alpha_bar), (len(x0),), generator=generator)   # 0 ... T-1, one per picture
@@ -1005,19 +1203,15 @@ def training_example(x0, alpha_bar, generator):
 check("01-training-example", training_example)
 
 # %% [markdown] slideshow={"slide_type": "skip"}
-# ### Think, and try
-#
-# **Explain.** Someone writes `alpha[t]` where `alpha_bar[t]` belongs. Every picture then keeps at least 98 % of its
-# power, and training runs without an error. What does the network learn, and what happens when it is asked to draw?
+# **Explain.** Someone writes `alpha[t]` where `alpha_bar[t]` belongs. What does the network learn, and what happens when
+# it samples?
 #
 # <details><summary>One answer</summary>
 #
-# It learns to see very light noise. Drawing starts from pure noise, which it has never met. Nothing good comes out.
+# Every picture keeps at least 98 % of its power, so it learns to remove very light noise. Sampling starts from pure
+# noise, which it has never met.
 #
 # </details>
-#
-# **Open.** Let the noise take only the values $-1$ and $+1$, half each. Does the loop of section 1 still end in the
-# same cloud? Draw the histograms of section 2 again, at $t=0$ too. What saves the formula at large $t$?
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Summary
@@ -1025,28 +1219,25 @@ check("01-training-example", training_example)
 # | symbol | code | what it is |
 # |---|---|---|
 # | $x_0\in[-1,1]$ | `to_tensor(pictures)` | the clean picture, on the scale of the noise |
-# | $\beta_t$ | `linear_beta()`, `cosine_beta()`, `scaled_linear_beta()` | how much is poured out and in at a step |
+# | $\beta_t$ | `linear_beta()`, `cosine_beta()`, `scaled_linear_beta()` | variance added at a step |
 # | $\bar\alpha_t$ | `schedule.alpha_bar[t]` | share of the picture's power left |
 # | $\sqrt{\bar\alpha_t},\ \sqrt{1-\bar\alpha_t}$ | `schedule.at(t, x0)` | factors of picture and noise |
 # | $x_t$ | `add_noise(x0, eps, t, schedule)` | any step at once |
-# | $\log\mathrm{SNR}(t)$ | `schedule.log_snr[t]` | how hard step $t$ is |
+# | $\log\mathrm{SNR}(t)$ | `schedule.log_snr[t]` | how noisy step $t$ is |
 # | $\bar\alpha_{T-1}=0$ | `make_schedule(name, zero_snr=True)` | a last step that is noise alone |
-# | $(x_t,\,t,\,\varepsilon)$ | exercise 01.6 | one lesson: input, step, label |
+# | $(x_t,\,t,\,\varepsilon)$ | exercise 01.6 | one training example: input, step, label |
 #
-# **What we did not show.** That the process can be undone: it needs a network (02) and a rule for stepping back (03).
-# Time as a continuous number, where the process is a stochastic differential equation (Song et al. 2021, eq. 11). Other
-# ways to destroy, such as blur. Which schedule draws best: that needs trained models. And we measured on emoji, which
-# have flat colours; photographs have more texture to hide.
+# **What we did not show.** Time as a continuous number (Song et al. 2021, eq. 11). Other ways to destroy, such as blur
+# (Rissanen et al. 2022). Which schedule draws best. And photographs have more texture to hide than our emoji.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The failure that leads to notebook 02
 #
-# If we know the noise, one line undoes it. We know it, because we put it there. What if we take some *other* noise
-# away?
+# If we know the noise, one line undoes it. What if we take some *other* noise away?
 
 # %% slideshow={"slide_type": "-"}
 steps = torch.tensor([20, 100, 250, 500])
-x0, eps = three[:1].expand(4, -1, -1, -1), noise[:1].expand(4, -1, -1, -1)                # the tiger, four times
+x0, eps = three[:1].expand(4, -1, -1, -1), noise[:1].expand(4, -1, -1, -1)                # the same one, four times
 guess = torch.randn(x0.shape, generator=torch.Generator().manual_seed(9))
 xt, (signal, strength) = add_noise(x0, eps, steps, linear), linear.at(steps, x0)
 plotting.show_rows({"noisy": xt, "own noise taken away": (xt - strength * eps) / signal,
@@ -1055,27 +1246,26 @@ plotting.show_rows({"noisy": xt, "own noise taken away": (xt - strength * eps) /
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# A wrong guess makes it worse. And to draw something new we start from noise that nobody has mixed: there is no "own
-# noise" to look up. Someone has to look at $x_t$ and *see* which part of it is noise. **Notebook 02** trains a
-# network to do that.
+# A wrong guess doubles the noise's variance. And when sampling, nobody has mixed the noise: there is no "own" to look up.
+# Someone has to tell from $x_t$ which part of it is noise. **Notebook 02** trains a network to do that.
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ## References
 #
 # - Ho et al. 2020, *Denoising Diffusion Probabilistic Models* (DDPM), [2006.11239](https://arxiv.org/abs/2006.11239):
-#   eq. 2 (one step), eq. 4 (closed form), eq. 14 (loss), section 4 (linear schedule)
+#   eq. 2, 4, 14, section 4 (linear schedule)
 # - Sohl-Dickstein et al. 2015, *Deep Unsupervised Learning using Nonequilibrium Thermodynamics*,
-#   [1503.03585](https://arxiv.org/abs/1503.03585): the idea, and why small steps can be undone
-# - Nichol and Dhariwal 2021, *Improved DDPM*, [2102.09672](https://arxiv.org/abs/2102.09672): eq. 17 (cosine
-#   schedule)
+#   [1503.03585](https://arxiv.org/abs/1503.03585): why small steps can be undone
+# - Nichol and Dhariwal 2021, *Improved DDPM*, [2102.09672](https://arxiv.org/abs/2102.09672): eq. 17 (cosine)
 # - Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed*,
-#   [2305.08891](https://arxiv.org/abs/2305.08891): Table 1 (last steps), Algorithm 1 (repair)
-# - Chen 2023, *On the Importance of Noise Scheduling*, [2301.10972](https://arxiv.org/abs/2301.10972): larger
-#   pictures
-# - Hoogeboom et al. 2023, *simple diffusion*, [2301.11093](https://arxiv.org/abs/2301.11093): eq. 5 (shift by size)
+#   [2305.08891](https://arxiv.org/abs/2305.08891): Table 1, Algorithm 1
+# - Hoogeboom et al. 2023, *simple diffusion*, [2301.11093](https://arxiv.org/abs/2301.11093): eq. 5; Chen 2023,
+#   [2301.10972](https://arxiv.org/abs/2301.10972): another repair for larger pictures
 # - Rissanen et al. 2022, *Generative Modelling with Inverse Heat Dissipation*,
-#   [2206.13397](https://arxiv.org/abs/2206.13397): spectra of pictures and noise; blur in place of noise
-# - Song et al. 2021, *Score-Based Generative Modeling through SDEs*, [2011.13456](https://arxiv.org/abs/2011.13456):
-#   eq. 10 and 11 (the same process in continuous time)
-# - Rombach et al. 2022, *Latent Diffusion Models*, [2112.10752](https://arxiv.org/abs/2112.10752): Stable Diffusion;
-#   its code has the scaled linear schedule
+#   [2206.13397](https://arxiv.org/abs/2206.13397): spectra of pictures and noise; blur
+# - Song et al. 2021, *Score-Based Generative Modeling through SDEs*, [2011.13456](https://arxiv.org/abs/2011.13456)
+# - Rombach et al. 2022, *Latent Diffusion Models*, [2112.10752](https://arxiv.org/abs/2112.10752): its code has the
+#   scaled linear schedule
+
+# %% [markdown]
+# ← [00 · Start here](00_start_here.ipynb) · [02 · Noise predictor](02_noise_predictor.ipynb) →
