@@ -1,8 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 02 · Noise predictor: how can a network that guesses noise draw?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/02_noise_predictor.ipynb)
-#
 # | | |
 # |---|---|
 # | **Time** | a 60-minute lecture; three hours with the exercises; the code runs in under three minutes |
@@ -10,27 +8,33 @@
 # | **You need** | notebook 01 (noising in closed form, schedules); a first course in PyTorch |
 # | **Where we are** | text encoder → **[generator]** → decoder |
 #
-# In notebook 01 noise gave us training examples for free: noisy picture, step, noise. Here we train a network on them. It
-# never learns to draw. It learns to say *which part of this is noise*.
+# A network learns to *predict the noise* $\varepsilon$ in a noisy picture, given the step. Subtract the prediction a little at a time, and pure noise
+# becomes a drawing. `noise-predictor-eps` draws every picture here, unless a caption says otherwise: idea 2 asks the same network, equally trained, for the picture x0 or a mix v.
+
+# %% [markdown]
+# ← [01 · Forward noising](01_forward_noising.ipynb) · [Contents](00_start_here.ipynb) · [03 · Sampling](03_sampling.ipynb) →
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Ask the room first: "If I remove the noise from pure noise, what is left?" Collect answers on the board and
 # come back to them after the film strip. The mistake to wait for: one guess, subtracted at once, gives a picture.
 
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# We build the middle module. There is no text yet, and no decoder: the generator works on pixels.
+# We build the middle module. There is no text yet, and no decoder.
 
 # %% slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
@@ -44,37 +48,44 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The result first
 #
-# Each picture starts as other Gaussian noise. One small network is called fifty times. We show all drawings, good and bad.
+# Other noise in each column; one network, called a hundred times. We picked four of sixteen drawings; all sixteen stand under *Are the drawings new?*.
 
 # %% slideshow={"slide_type": "-"}
 import torch
 from course_utils import checkpoints
-from course_utils.generator.samplers import ddim, sample
+from course_utils.generator.samplers import ddim, ddpm, sample
 from course_utils.recipes import noise_predictor
+from course_utils.recipes.catalog import find
 
-trained, card = checkpoints.load("noise-predictor", noise_predictor.model()), checkpoints.card("noise-predictor")
-SIZE, KIND, SCHEDULE = noise_predictor.SIZE, noise_predictor.PREDICTION, noise_predictor.SCHEDULE
+SIZE, SCHEDULE, KINDS = noise_predictor.SIZE, noise_predictor.SCHEDULE, ("eps", "x0", "v")
+names = {kind: f"noise-predictor-{kind}" for kind in (*KINDS, "eps-plain")}
+nets = {kind: checkpoints.load(name, find(name).model()) for kind, name in names.items()}
+cards = {kind: checkpoints.card(name) for kind, name in names.items()}
+trained = nets["eps"]
 
 def gaussian(count, seed):
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
-samples = sample(ddim, trained, gaussian(16, seed=0), SCHEDULE, steps=50, prediction=KIND)
-print(f"the network: {card['parameters']:,} parameters, {card['minutes']:.0f} minutes of training on {card['hardware']}")
-plotting.show_pictures(samples, columns=8, title="Sixteen noises, sixteen drawings, none left out")
+def draw(xT, model=trained, kind="eps", sampler=ddpm, steps=100, seed=0, schedule=SCHEDULE):
+    return sample(sampler, model, xT, schedule, steps=steps, prediction=kind, spacing="trailing",
+                  generator=torch.Generator().manual_seed(seed))
+
+noises, PICKED = gaussian(16, seed=0), [0, 3, 7, 11]
+samples = draw(noises)
+print(f"{cards['eps']['parameters']:,} parameters, {cards['eps']['minutes']:.1f} minutes of training on {cards['eps']['hardware']}")
+plotting.show_rows({"noise": noises[PICKED], "drawing": samples[PICKED]}, title="Four noises, four drawings", scale=1.3)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ## What we build
 #
-# 1. The best possible guesser in closed form, and the reason why a worse one draws new pictures.
-# 2. A U-Net from its blocks; weights of `diffusers` load into it without a key map.
-# 3. The loss, and the loop that turns guesses into pictures (DDPM).
-# 4. A live training run, and experiments on what the loop does to odd starts.
+# The best possible predictor in closed form, and why a worse one draws new pictures; what an error of the noise is worth as an error of the picture; a U-Net from its blocks; the loss, the loop (DDPM), a live training.
 
 # %% [markdown]
 # ## Setup
 
 # %%
+import dataclasses
 import math
 
 import torch.nn.functional as F
@@ -83,16 +94,19 @@ from collections.abc import Iterator
 from course_utils.checks.core import check, hint
 from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
 from course_utils.errors import InputError, one_of
+from course_utils.evaluation.copying import copy_threshold, nearest
+from course_utils.evaluation.intervals import Mean, Share
 from course_utils.generator.objectives import diffusion_loss, to_eps, to_x0
-from course_utils.generator.samplers import State, alpha_bar_at, check_noise, ddpm, noise_like, step_pairs, timesteps
+from course_utils.generator.samplers import State, alpha_bar_at, check_noise, noise_like, step_pairs, timesteps
 from course_utils.generator.schedules import Schedule, add_noise, make_schedule
 from course_utils.generator.unet import UNet
+
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: a face made of points
 #
-# A picture of $S\times S$ pixels is a point in a space with $3S^2$ axes, too many to look at. So we begin with two: every *data point*
-# is one dot of a smiley. To generate is to find new dots that lie on the face.
+# A picture is a point in a space with an axis for every pixel and colour, too many to look at. We begin with two axes: every *data point*
+# is one dot of a smiley, and to generate is to find new dots on the face.
 
 # %% slideshow={"slide_type": "-"}
 def face_points(n, generator):
@@ -107,8 +121,7 @@ def face_points(n, generator):
 points, cosine = face_points(2000, torch.Generator().manual_seed(0)), make_schedule("cosine")
 
 # %% [markdown]
-# The network is a plain MLP. It gets the noisy dot and the step as sine waves (idea 3). `use_step=False` hides the step: we need that
-# later.
+# The network is a plain MLP. It gets the noisy dot and the step as sine waves (idea 3); `use_step=False` hides the step for a later experiment.
 
 # %%
 from course_utils.layers import sinusoidal_embedding
@@ -125,8 +138,9 @@ class PointNet(nn.Module):
         step = sinusoidal_embedding(t if self.use_step else 0 * t, 32)                   # (B, 32)
         return self.layers(torch.cat([place, step], dim=1))                              # (B, 2)
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Training is ordinary regression: noise a dot, ask for the noise, compare with the noise that was really added.
+# Training is ordinary regression: noise a dot, predict the noise, compare with the noise that was really added.
 
 # %% slideshow={"slide_type": "-"}
 def fit_points(net, num_steps=1600, batch=256):
@@ -150,54 +164,90 @@ point_net = PointNet()
 loss_with_step = fit_points(point_net)
 print(f"loss at the end: {loss_with_step:.3f} (an answer of zero everywhere scores 1)")
 
+
 # %% [markdown]
-# **Predict.** We noise dots to step 900, ask for the noise, and subtract it all at once. Do we get the face back?
+# **Predict.** We noise dots to step 900, predict the noise, and subtract it all at once. Do we get the face back?
 #
 # <details><summary>Answer</summary>
-# No. At step 900 a dot could have come from anywhere on the face. The squared error is smallest for the average of all
-# candidates, and the average of a face is its middle.
+# No. A dot could have come from anywhere on the face; the squared error is smallest for the average of all candidates, its middle.
 # </details>
 
 # %% slideshow={"slide_type": "subslide"}
+def on_face(cloud):
+    return Share.of((torch.cdist(cloud, points).amin(1) < 0.05).tolist())
+
 @torch.no_grad()
-def compare_walks(net):
+def compare(net):
     t = torch.full((len(points),), 900)
     xt = add_noise(points, torch.randn(points.shape, generator=torch.Generator().manual_seed(2)), t, cosine)
     once = to_x0(net(xt, t), xt, t, cosine)                                              # all noise removed at once
-    walk = sample(ddpm, net, torch.randn(points.shape, generator=torch.Generator().manual_seed(3)), cosine, steps=100,
-                generator=torch.Generator().manual_seed(4))                              # a little, a hundred times
-    for name, cloud in (("one guess", once), ("a hundred guesses", walk)):
-        print(f"{name}: {(torch.cdist(cloud, points).amin(1) < 0.05).float().mean():.0%} of the dots lie on the face")
-    return xt, once, walk
+    many = sample(ddpm, net, torch.randn(points.shape, generator=torch.Generator().manual_seed(3)), cosine, steps=100,
+                  spacing="trailing", generator=torch.Generator().manual_seed(4))        # a little, a hundred times
+    print(f"one prediction: squared error {((once - points) ** 2).sum(1).mean():.2f}, on the face {on_face(once)}")
+    print(f"a hundred:      on the face {on_face(many)}")
+    return xt, once, many
 
-noisy, once, walk = compare_walks(point_net)
-plotting.plot_points([points[::4], {plotting.NOISE: noisy[::4]}, {plotting.MODEL: once[::4]}, {plotting.MODEL: walk[::4]}],
-                     ["data", "noised, t = 900", "one guess", "100 guesses"], "One guess is an average", limit=1.5)
+noisy, once, many = compare(point_net)
+plotting.plot_points([points[::4], {plotting.NOISE: noisy[::4]}, {plotting.MODEL: once[::4]}, {plotting.MODEL: many[::4]}],
+                     ["data", "noised, t = 900", "one prediction", "a hundred"], "One prediction is an average", limit=1.5)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The same network fails in one step and succeeds in a hundred. The rest explains why, and moves from two axes
-# to thousands. **Limit**: an MLP has no idea that pixels have neighbours; pictures need another network.
+# **What to see.** The same network puts few dots on the face in one step and most of them in a hundred (shares with 95 % intervals above).
+# **Limit**: an MLP does not know that pixels have neighbours.
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# The prediction is an arrow at every place: from $x_t$ towards the implied $\hat x_0$. We draw the arrows at
+# three steps, and twelve dots on their way from noise (by DDIM, notebook 03).
+
+# %% slideshow={"slide_type": "-"}
+@torch.no_grad()
+def implied(xt, t):
+    ts = torch.full((len(xt),), t)
+    return to_x0(point_net(xt, ts), xt, ts, cosine)
+
+axis, starts = torch.linspace(-1.8, 1.8, 12), torch.randn(12, 2, generator=torch.Generator().manual_seed(5))
+places, states = torch.cartesian_prod(axis, axis), list(ddim(point_net, starts, cosine, 100, spacing="trailing"))
+fig, axes = plt.subplots(1, 3, figsize=(8, 3.2), sharey=True)
+for ax, t in zip(axes, (900, 500, 100), strict=True):
+    path = torch.stack([starts, *(state.xt for state in states if state.t >= t)])        # (steps, 12, 2)
+    ax.scatter(*points[::8].T, s=3, color=plotting.DATA)
+    ax.quiver(*places.T, *(0.3 * (implied(places, t) - places)).T, angles="xy", scale_units="xy", scale=1, color=plotting.MODEL)
+    ax.plot(*path.unbind(-1), color=plotting.NOISE, linewidth=1.3)
+    ax.scatter(*path[-1].T, s=22, color=plotting.NOISE, zorder=3)
+    ax.set(title=f"t = {t}", aspect="equal", xlim=(-2, 2), ylim=(-2, 2))
+plt.show()
+for t in (900, 500, 100):
+    xt = add_noise(points, torch.randn(points.shape, generator=torch.Generator().manual_seed(t)), torch.full((2000,), t), cosine)
+    print(f"t = {t}: the implied dot lies on the face in {on_face(implied(xt, t))}")
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** Early, all arrows (at a third of their length) point to the middle; late, to the nearest line of the face, and the share on the face rises
+# from panel to panel. No path is straight: the target moves with the dot.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Stay with the middle panels. The one-guess cloud is the network doing its job perfectly: least squares gives the mean.
-# The words to repeat: "a guess is an average over all pictures that could hide in this noise".
+# *For the lecturer, 8 min.* Stay with the middle panels. One prediction is the network doing its job perfectly: least squares gives the mean.
+# Then follow one orange path with a finger, and let the room say where the arrows send it next.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Idea 1 · The best possible guess is an average
+# ## Idea 1 · The best possible prediction is an average
 #
-# **Intuition.** Our training set is finite, so we can do better than a network: list every picture $x_i$, ask how
-# likely it is to have become this $x_t$, and average with those weights.
+# **Why the mean.** Let $m=\mathbb E[x_0\mid x_t]$, the mean of all pictures that could have become this $x_t$, and $g$ any other answer. Then
 #
-# **Notation.** $x_0$ clean picture, $x_t$ noisy picture, $\bar\alpha_t$ share of signal left, $N$ pictures in the set.
+# $$\mathbb{E}\big[\lVert x_0-g\rVert^2\mid x_t\big]=\mathbb{E}\big[\lVert x_0-m\rVert^2\mid x_t\big]+\lVert m-g\rVert^2,$$
 #
-# $$\hat x_0(x_t)=\mathbb{E}[x_0\mid x_t]=\sum_{i=1}^N w_i\,x_i,\qquad
+# because $\mathbb E[x_0-m\mid x_t]=0$ removes the mixed term. Nobody can lower the first term; the second is 0 for $g=m$ alone. So
+# squared errors teach a network the mean.
+#
+# **In closed form.** Our training set is finite: ask of every picture $x_i$ how likely it is to have become this $x_t$, and average with those weights.
+#
+# $$m=\sum_{i=1}^N w_i\,x_i,\qquad
 # w_i=\operatorname{softmax}_i\!\Big(-\frac{\lVert x_t-\sqrt{\bar\alpha_t}\,x_i\rVert^2}{2\,(1-\bar\alpha_t)}\Big)$$
 #
-# The weight $w_i$ is Bayes' rule: all pictures are equally likely beforehand, and $1-\bar\alpha_t$ is the variance of the noise.
-# No function of $x_t$ has a smaller squared error on the training set (Vincent 2011 ties this to the score).
+# $\bar\alpha_t$ is the share of the picture's power that is left, $1-\bar\alpha_t$ the variance of the noise. The weights are Bayes' rule. We call this the *ideal predictor*.
 #
-# **Predict.** This guesser is perfect. We sample with it, from pure noise to the end. What does it draw?
+# **Predict.** We sample with it, from pure noise to the end. What does it draw?
 #
 # <details><summary>Answer</summary>
 # Pictures of the training set, pixel by pixel. As the noise falls, one weight goes to 1 and the others to 0.
@@ -212,79 +262,75 @@ def ideal_x0(xt, t):                                                            
     x, every = xt.flatten(1).double(), known.flatten(1).double()                         # (B, D), (2N, D)
     signal, sigma = SCHEDULE.at(t, x)                                                    # (B, 1)
     logits = signal * x @ every.T - signal**2 * (every**2).sum(1) / 2                    # |xt|^2 is common: it drops out
-    weight = torch.softmax(logits / sigma**2, dim=1)                                     # (B, 2N)
-    return (weight @ every).view_as(xt).to(xt)
+    return (torch.softmax(logits / sigma**2, dim=1) @ every).view_as(xt).to(xt)          # (B, 2N) @ (2N, D)
+
 
 # %% [markdown]
-# **Check** against three things we know: at the last step nothing is known, so the guess is the mean picture; at the first step
-# the guess is the picture itself; and a full run of the sampler ends on members of the set.
+# **Check** against three things we know: at the last step the answer is the mean picture, at the first the picture itself, and a full run of the sampler ends on members of the set.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 last, first = torch.full((8,), SCHEDULE.num_steps - 1), torch.zeros(8, dtype=torch.long)
 mean_gap = (ideal_x0(gaussian(8, seed=1), last) - known.mean(0)).abs().max()
 same_gap = (ideal_x0(add_noise(pictures[:8], gaussian(8, seed=1), first, SCHEDULE), first) - pictures[:8]).abs().max()
-redrawn = sample(ddim, ideal_x0, gaussian(8, seed=1), SCHEDULE, steps=50, prediction="x0")
-copies = torch.cdist(redrawn.flatten(1), known.flatten(1)).amin(1) < 0.1
+redrawn = draw(gaussian(8, seed=1), ideal_x0, "x0", ddim, 50)
 print("pictures:", tuple(pictures.shape), "held out:", tuple(unseen.shape))
 print("mean at the last step:", bool(mean_gap < 0.02), "| picture at the first:", bool(same_gap < 1e-3))
-print(f"samples that end on a training picture: {int(copies.sum())} of 8")
+print(f"samples that end on a training picture: {int((nearest(redrawn, known).distance < 0.01).sum())} of 8")
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Now a picture that neither guesser has met, noised more and more.
+# Now a picture that neither has met. We compare pictures, so the network is the one asked for x0.
 
 # %% slideshow={"slide_type": "-"}
 @torch.no_grad()
 def network_x0(xt, t):
-    return to_x0(trained(xt, t), xt, t, SCHEDULE, KIND).clamp(-1, 1)
+    return nets["x0"](xt, t).clamp(-1, 1)
 
-columns = torch.tensor([50, 300, 600, 750, 850, 950])
+columns = torch.tensor([50, 300, 600, 750, 900, 999])
 xt = add_noise(unseen[10].expand(6, -1, -1, -1), gaussian(6, seed=3), columns, SCHEDULE)
-rows = {"held-out picture, noisy": xt, "ideal guess": ideal_x0(xt, columns), "network's guess": network_x0(xt, columns)}
-plotting.show_rows(rows, [f"t = {t}" for t in columns], "Two guesses at a picture that was never shown",
-                   scale=0.65)
+rows = {"held-out picture, noisy": xt, "ideal predictor": ideal_x0(xt, columns), "network (x0)": network_x0(xt, columns)}
+plotting.show_rows(rows, [f"t = {t}" for t in columns], "Two answers for a picture that was never shown", scale=0.8)
 plt.show()
 
+
 # %% [markdown]
-# The ideal guesser answers with *another* picture, one that it knows, even when hardly any noise is left. We measure
-# this for all held-out pictures.
+# *The picture of knowing nothing* is the mean, a pale yellow disc (last column). When little noise is left, the ideal predictor answers with *another* picture, one that it owns. We measure this on all pictures.
 
 # %% slideshow={"slide_type": "subslide"}
-def guess_error(guess, x0, t):
+def picture_errors(guess, x0, t):
     ts, eps = torch.full((len(x0),), t), torch.randn(x0.shape, generator=torch.Generator().manual_seed(t))
-    return float(((guess(add_noise(x0, eps, ts, SCHEDULE), ts) - x0) ** 2).mean())
+    return ((guess(add_noise(x0, eps, ts, SCHEDULE), ts) - x0) ** 2).flatten(1).mean(1)  # (N,)
 
-grid = [20, 150, 300, 450, 600, 700, 800, 900, 980]
-cases = {"ideal, training pictures": (ideal_x0, pictures[::10], plotting.REFERENCE, "-"),
+grid = [20, 150, 300, 600, 800, 980]
+cases = {"ideal, training pictures": (ideal_x0, known, plotting.REFERENCE, "-"),
          "ideal, held-out pictures": (ideal_x0, unseen, plotting.REFERENCE, "--"),
-         "network, training pictures": (network_x0, pictures[::10], plotting.MODEL, "-"),
+         "network, training pictures": (network_x0, known, plotting.MODEL, "-"),
          "network, held-out pictures": (network_x0, unseen, plotting.MODEL, "--")}
-curves = {name: ([guess_error(guess, x0, t) for t in grid], *style) for name, (guess, x0, *style) in cases.items()}
-for name, (errors, *_) in curves.items():
-    print(f"{name:27s} error at t = {grid[2]}: {errors[2]:.4f}   at t = {grid[-1]}: {errors[-1]:.4f}")
+curves = {}
+for name, (guess, x0, *style) in cases.items():
+    each = {t: picture_errors(guess, x0, t) for t in grid}
+    curves[name] = ([float(e.mean()) for e in each.values()], *style)
+    print(f"{name:27s} t = 300: {Mean.of(each[300]).text(4)}   t = 980: {Mean.of(each[980]).text(4)}")
 plotting.plot_lines(grid, curves, "step t (0 clean, 1000 noise)", "mean squared error of $x_0$",
                     "Best on what it knows, poor on what is new", direct_labels=False)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** On training pictures the ideal guesser wins at every step. On held-out pictures it loses at small $t$: it can only
-# answer with what it owns. The network treats both kinds nearly alike there. Its convolutions
-# look for the same things at every place, and its training is short: it learns what the pictures share (edges, round faces, white
-# paper) before it can store each of them. *Because it falls short of the
-# ideal, it can draw something new.* **Limit**: this explains the possibility; near the end we measure
-# how far our drawings are from the training set.
+# **What to see.** At $t=300$ the ideal predictor makes no error on training pictures and a large one on held-out ones; the network's two errors are
+# nearly alike (95 % intervals above). **Memorising or generalising?** This gap between shown and unseen is the first test; the second, at the end, looks at the drawings. *Because our network falls short of the ideal, it can draw
+# something new*. **Limit**: the gap is that of a short training.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 9 min.* This is the deepest point of the lecture. Perfect training would give a photocopier. Ask: what should happen if we train
 # a far larger network on these few hundred pictures for a week? (The curves meet the ideal's, and it copies.)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Idea 2 · Noise, picture, or a mix: three ways to ask
+# ## Idea 2 · Noise, picture, or a mix
 #
-# **Intuition.** $x_t$ is a known mix of picture and noise. Who knows one of the two knows the other. So
-# we may ask the network for either, or for a combination.
-#
-# **Notation.** $\varepsilon$ noise, $v$ the mix of Salimans and Ho, hats for what the network implies.
+# **Intuition.** $x_t$ is a known mix of picture and noise: who knows one knows the other. So
+# we may ask the network for either, or for $v$, the mix of Salimans and Ho.
 #
 # $$x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon,\qquad v=\sqrt{\bar\alpha_t}\,\varepsilon-\sqrt{1-\bar\alpha_t}\,x_0$$
 #
@@ -292,12 +338,10 @@ plt.show()
 # \hat x_0=\sqrt{\bar\alpha_t}\,x_t-\sqrt{1-\bar\alpha_t}\,\hat v\;,\qquad
 # \hat\varepsilon=\sqrt{\bar\alpha_t}\,\hat v+\sqrt{1-\bar\alpha_t}\,x_t$$
 #
-# **Predict.** Look at the first fraction near $t=T$, where $\sqrt{\bar\alpha_t}$ is almost 0. What happens to a small error in
-# $\hat\varepsilon$?
+# **Predict.** Near $t=T$ the first fraction divides by almost 0. What happens to a small error in $\hat\varepsilon$?
 #
 # <details><summary>Answer</summary>
-# It is divided by almost 0: a tiny error in the noise becomes a huge error in the picture. Asking for $x_0$ has the mirror
-# problem near t = 0. v has no division at all.
+# It becomes a huge error in the picture. Asking for x0 has the mirror problem near t = 0. v has no division at all.
 # </details>
 
 # %%
@@ -317,8 +361,9 @@ def target(prediction, x0, eps, t, schedule):
 
 PREDICTIONS = ("eps", "x0", "v")
 
+
 # %% [markdown]
-# And the way back: whatever the network was asked, we can read its answer as a picture or as noise.
+# And the way back: any answer can be read as a picture or as noise.
 
 # %%
 # @save course_utils/generator/objectives.py
@@ -344,6 +389,7 @@ def to_eps(pred, xt, t, schedule, prediction="eps"):
         return signal * pred + noise * xt
     raise InputError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
 
+
 # %%
 # NBVAL_CHECK_OUTPUT
 x0, eps, t = pictures[:6], gaussian(6, seed=5), torch.arange(100, 700, 100)
@@ -353,79 +399,104 @@ for kind in PREDICTIONS:                     # a perfect answer of each kind, re
     print(f"{kind:3s} -> x0:", torch.allclose(to_x0(answer, xt, t, SCHEDULE, kind), x0, atol=1e-4),
           "-> eps:", torch.allclose(to_eps(answer, xt, t, SCHEDULE, kind), eps, atol=1e-4))
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# With perfect answers all three are the same. Networks are not perfect, so we try: three equal tiny U-Nets, real pictures shrunk
-# to 8×8, seconds each.
+# **What is an error of the noise worth?** The mix holds for the truth and for any answer, with the same $x_t$. Subtract:
+#
+# $$0=\sqrt{\bar\alpha_t}\,(\hat x_0-x_0)+\sqrt{1-\bar\alpha_t}\,(\hat\varepsilon-\varepsilon)\quad\Rightarrow\quad
+# \mathrm{err}_\varepsilon=\frac{\bar\alpha_t}{1-\bar\alpha_t}\,\mathrm{err}_{x_0}=\mathrm{SNR}(t)\cdot\mathrm{err}_{x_0}$$
+#
+# This says nothing about learning. The control is a silent network, which always answers $\hat\varepsilon=0$.
 
 # %%
-tiny = F.adaptive_avg_pool2d(pictures, 8)                                                # (N, 3, 8, 8)
+# NBVAL_CHECK_OUTPUT
+def silent(xt, t):
+    return torch.zeros_like(xt)
 
-def fit_tiny(kind, num_steps=200):
-    torch.manual_seed(0)
-    net = UNet(channels=(16,), num_res_blocks=1, attention=(False,), mid_attention=False, groups=8)
-    optimizer, generator = torch.optim.AdamW(net.parameters(), lr=5e-3), torch.Generator().manual_seed(1)
-    decay, losses = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, num_steps), []
-    for _ in range(num_steps):
-        x0 = tiny[torch.randint(len(tiny), (32,), generator=generator)]
-        loss = diffusion_loss(net, x0, SCHEDULE, kind, generator)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        decay.step()
-        losses.append(loss.item())
-    print(f"{kind:3s} trained: its own loss is {sum(losses[-100:]) / 100:.3f}")
-    return net
+@torch.no_grad()
+def both_errors(model, kind, t, seed=0):
+    x0, ts = known[seed::14], torch.full((len(known[seed::14]),), t)
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1000 * seed + t))
+    pred = model(xt := add_noise(x0, eps, ts, SCHEDULE), ts)
+    return [float(((read(pred, xt, ts, SCHEDULE, kind) - true) ** 2).mean()) for read, true in ((to_eps, eps), (to_x0, x0))]
 
-tiny_nets = {kind: fit_tiny(kind) for kind in PREDICTIONS}
+for t in (50, 500):
+    ratios = {name: a / b for name, (a, b) in {"trained": both_errors(trained, "eps", t), "silent": both_errors(silent, "eps", t)}.items()}
+    print(f"t = {t}: SNR {SCHEDULE.snr[t]:.2f}, err_eps / err_x0:", ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
 
-# %% [markdown] slideshow={"slide_type": "-"}
-# The three losses measure different things, so they cannot be compared. We translate every answer into a picture *and* into
-# noise, and compare those.
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# ### Which steps are hard?
+#
+# In units of noise or of picture, the same answer gives two curves, and their ratio is the SNR; neither alone tells where a network is weak. A fair yardstick
+# is the best answer *without looking at* $x_t$: $\hat\varepsilon=0$ errs by 1, the mean picture by $\mathrm{SNR}\cdot V$ in units of noise ($V$: the variance of our pictures around their mean). We divide by the smaller.
 
 # %% slideshow={"slide_type": "-"}
-@torch.no_grad()
-def errors(kind, net, t):
-    ts, eps = torch.full((len(tiny),), t), torch.randn(tiny.shape, generator=torch.Generator().manual_seed(t))
-    xt = add_noise(tiny, eps, ts, SCHEDULE)
-    pred = net(xt, ts)
-    return [float(((read(pred, xt, ts, SCHEDULE, kind) - true) ** 2).mean()) for read, true in ((to_x0, tiny), (to_eps, eps))]
-
-print("error of the picture | of the noise, at t =    5               500               980")
-for kind, net in tiny_nets.items():
-    print(f"{kind:>36s}   " + "   ".join("{:7.4f} | {:7.4f}".format(*errors(kind, net, t)) for t in (5, 500, 980)))
-start = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-rows = {f"asked for {kind}": sample(ddim, net, start, SCHEDULE, steps=50, prediction=kind) for kind, net in tiny_nets.items()}
-print(f"our recipe asks for: {KIND}")
-plotting.show_rows({**rows, "real, 8×8": tiny[::45][:10]}, title="The same noise, three kinds of question", scale=0.7)
+STEPS, V = [20, 100, 200, 350, 500, 650, 800, 900, 960, 990], float(known.var(0, correction=0).mean())
+blind = torch.tensor([min(1.0, float(SCHEDULE.snr[t]) * V) for t in STEPS])
+measured = {name: torch.tensor([[both_errors(net, name.removesuffix("-plain"), t, seed) for seed in range(3)] for t in STEPS])
+            for name, net in nets.items()}
+shares = {kind: m[..., 0] / blind[:, None] for kind, m in measured.items()}              # (steps, 3 noises)
+for t in (100, 500, 960):
+    i = STEPS.index(t)
+    print(f"t = {t}:", "   ".join(f"{k} {s[i].mean():.3f} ± {s[i].std():.3f}" for k, s in shares.items()))
+looks = {"eps": (plotting.NOISE,), "x0": (plotting.DATA,), "v": (plotting.MODEL,), "eps-plain": (plotting.NOISE, ":")}
+series = {f"asked for {kind}": (share.mean(1), *looks[kind]) for kind, share in shares.items()}
+plotting.plot_lines(STEPS, series | {"without looking": (torch.ones(len(STEPS)), plotting.AXIS, "--")}, "step t (0 clean, 1000 noise)",
+                    "error / best blind error", "What looking at $x_t$ buys", logy=True, direct_labels=False)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Asked for noise, the network errs wildly about the picture at $t=980$: the drawings begin with
-# wrong colours and never fully recover. Asked for the picture, it errs about the noise at small $t$: smooth drawings, few details.
-# $v$, the mix, is never the worst at either end. DDPM asks for noise, with a far larger network and longer training; our recipe asks
-# for one of the two kinds that stay calm at the noisy end (the last line printed above). Whatever it asks, `to_eps` turns the answer
-# into a guess of the noise, so *noise predictor* stays the right name. **Limit**: a short run on tiny pictures.
-# The results of the DDPM paper come from asking for noise.
+# **What to see.** At $t=960$ the largest share of the four belongs to *eps-plain*, the U-Net asked for noise (mean ± spread over three noises above). At the noisy end $x_t$ *is* the noise, and the U-Net cannot copy it exactly through its norms and 32 channels; the SNR magnifies what it misses.
+# So our **eps** network adds $x_t$ to its answer (`residual`, no new weight). DDPM, wider and trained for 800,000 steps, does without.
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# **Equal training**: the same first weights, batches, noise and minutes. Do they draw? We also measure whether corners are white as paper, and
+# how much neighbouring pixels differ, in units of real pictures.
+
+# %% slideshow={"slide_type": "-"}
+def corners(x):
+    return x[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].flatten(1).mean(1)                    # (N,), 1 is white
+
+def detail(x):
+    return (x[..., 1:] - x[..., :-1]).abs().flatten(1).mean(1)                           # (N,)
+
+drawn = {"eps": samples, **{name: draw(noises, nets[name], name.removesuffix("-plain")) for name in ("x0", "v", "eps-plain")}}
+for kind, x in {**drawn, "real": unseen}.items():
+    steps = f"{cards[kind]['steps']:,} steps" if kind in cards else ""
+    print(f"{kind:9s} {steps:12s} corners {Mean.of(corners(x.clamp(-1, 1)))}   detail {Mean.of(detail(x) / detail(known).mean())}")
+plotting.show_rows({f"asked for {kind}": x[:8] for kind, x in drawn.items()}, title="The same noise, equal training", scale=0.8)
+plt.show()
+
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** "Predict the noise, subtract it" draws, and so do the alternatives. *eps-plain* misses the white of the paper most (corners above): paper and colour are settled at large $t$, where it errs.
+#
+# **Why does the field ask for $\varepsilon$?**
+#
+# 1. The answer has mean 0 and variance 1 at every step: nothing to rescale.
+# 2. The plain noise loss is the picture loss *weighted by SNR*: steps near the picture, where detail is decided, count most. DDPM's pictures
+#    became better so (table 2: FID 3.17, against 13.2 asked for the mean of the step back).
+# 3. Near the end $\hat x_0$ keeps the pixels of $x_t$: errors of the noise are divided by a large SNR.
+# 4. $-\hat\varepsilon/\sqrt{1-\bar\alpha_t}$ estimates the *score*, the gradient of $\log q(x_t)$: the direction in which $x_t$ becomes more probable (notebook 03).
+#
+# **Limit**: one seed, minutes of training.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Draw the two ends on the board: at t = T the input IS the noise, so guessing noise is copying; at t = 0 the input IS the
-# picture. v asks at each end for what the input does not show.
+# *For the lecturer, 8 min.* Derive the ratio on the board before you show the curves. Then ask: a paper reports a noise error of 0.001 at t = 990. Is that good? (The silent answer of the mean picture has less.)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · One network for all steps: tell it the step
 #
-# **Intuition.** At large $t$ the network should paint rough shapes, at small $t$ it should polish edges. It is one network, so it has to
-# know which job it is doing. We give it the step as many clocks of different speed.
-#
-# **Notation.** $d$ size of the vector, $\omega_i$ frequency of clock $i$.
+# **Intuition.** At large $t$ the network should paint rough shapes, at small $t$ polish edges. It has to
+# know which job it is doing. We give it the step as $d/2$ clocks of different speed $\omega_i$.
 #
 # $$e(t)=\big[\cos(\omega_0t),\dots,\cos(\omega_{d/2-1}t),\;\sin(\omega_0t),\dots,\sin(\omega_{d/2-1}t)\big],\qquad \omega_i=10000^{-2i/d}$$
 #
-# **Predict.** Which part of $e(t)$ separates $t=500$ from $t=501$, and which part separates $t=100$ from $t=900$?
+# **Predict.** Which clocks separate $t=500$ from $t=501$, and which $t=100$ from $t=900$?
 #
 # <details><summary>Answer</summary>
-# The fast clocks (small i) change from one step to the next; the slow ones hardly move, and that is why they tell early
-# from late: they do not come round again.
+# The fast ones (small i) change from one step to the next; the slow ones tell early from late, because they do not come round again.
 # </details>
 
 # %%
@@ -449,6 +520,7 @@ class TimestepEmbedding(nn.Module):
     def forward(self, features):
         return self.linear_2(self.act(self.linear_1(features)))
 
+
 # %% [markdown]
 # **Check** against `diffusers`, in both conventions: ours (cosines first) and that of the first DDPM code (sines first).
 
@@ -465,34 +537,35 @@ for flip, shift in ((True, 0), (False, 1)):
     print(tuple(peer.shape), "equal:", torch.allclose(sinusoidal_embedding(t, 32, flip, shift), peer, atol=1e-6))
 print("what the blocks receive:", tuple(TimestepEmbedding(32, 128)(peer).shape))
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# Every eighth step at once: one column is what the network is told at that step (here with $d=16$).
+# %% [markdown]
+# Fast clocks over forty steps, slow ones over all.
 
-# %% slideshow={"slide_type": "-"}
-clocks = sinusoidal_embedding(torch.arange(0, 1000, 8), 16).T                            # (16, 125)
-figure = plot_heatmap(clocks, title="The step as 16 numbers", xlabel="step t", ylabel="entry of e(t)")
-figure.axes[0].set(aspect="auto", xticks=[0, 62, 124], xticklabels=[0, 496, 992], yticks=[0, 7, 15])
-figure.set_size_inches(7, 2.4)
+# %% slideshow={"slide_type": "subslide"}
+fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True)
+for ax, t, clocks in ((axes[0], torch.arange(40), (0, 1, 2)), (axes[1], torch.arange(1000), (3, 5, 7))):
+    e = sinusoidal_embedding(t, 16)                                                      # (N, 16): 8 cosines, 8 sines
+    plotting.plot_lines(t, {f"clock {i}": e[:, i] for i in clocks}, "step t", "cosine", direct_labels=False, ax=ax)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=9)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# Cosines above, sines below; in each half the clocks slow down. What breaks without them? We train the point network again, blind
-# to the step.
+# **What to see.** Clock 7 makes a twentieth of a turn in 1000 steps: every step has a reading of its own. What
+# breaks without? We train the point network again, blind to the step.
 
 # %% slideshow={"slide_type": "subslide"}
 torch.manual_seed(0)
 blind_net = PointNet(use_step=False)
 loss_without_step = fit_points(blind_net)
 print(f"loss with the step {loss_with_step:.3f}, without {loss_without_step:.3f}")
-blind_walk = compare_walks(blind_net)[2]
-plotting.plot_points([points[::4], {plotting.MODEL: walk[::4]}, {plotting.NOISE: blind_walk[::4]}],
-                     ["data", "knows the step", "blind to the step"], "Sampling needs to know the step", limit=1.5)
+blind_once, blind_many = compare(blind_net)[1:]
+plotting.plot_points([{plotting.MODEL: once[::4]}, {plotting.NOISE: blind_once[::4]}, {plotting.MODEL: many[::4]}, {plotting.NOISE: blind_many[::4]}],
+                     ["one, told the step", "one, blind", "a hundred, told", "a hundred, blind"], "Sampling needs to know the step", limit=1.5)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The loss rises a little; the drawing falls apart. Small errors of a blind guess point the
-# move to the wrong scale, and a hundred steps add them up. **Limit**: two axes are the hard case. A picture has thousands of
-# pixels, so a network can estimate the noise from the picture itself, and the damage is smaller.
+# **What to see.** The loss rises a little; the share on the face after a hundred calls falls far (intervals above). Why does *one* blind prediction hit the
+# face more often? It is no better: its squared error is larger. Told that $t=900$, the network answers near the middle, where no face is; the blind one leaves a
+# wide cloud, which crosses the lines by chance. **Limit**: two axes. How much a picture network needs $t$, this does not say.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 5 min.* A loss that differs in the second decimal, and a drawing that is lost: losses of diffusion models are poor judges.
@@ -500,20 +573,32 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · The U-Net, block by block
 #
-# **Intuition.** To guess noise in a pixel we need its neighbours (is this an edge?) and the whole (is this a face?). A U-Net
-# looks at the picture at several sizes: down to see the whole, up to return to pixels, with *skips* that carry details across.
+# To predict the noise of a pixel we need its neighbours (an edge?) and the whole (a face?). A U-Net
+# goes down to small sizes to see the whole, and up to pixels, with *skips* that carry details across.
+
+# %% slideshow={"slide_type": "-"}
+unet_diagram(trained, SIZE, "The network behind the first figure: side, channels, parts")
+plt.show()
+
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **Follow the shapes** (channels × side × side). The picture, 3×32×32, is *folded*: 2×2 pixels become channels, 12×16×16, and no pixel is lost (Hoogeboom et al., section 3.4).
+# `conv_in` makes 32×16×16; the levels down end at 64×8×8 and 128×4×4. Every result goes onto a pile:
+# `conv_in`, three blocks, two strides, so six skips. Each level up pops two, last in, first out, and lays them beside its own channels: (128 + 128)×4×4 → 128×4×4,
+# (128 + 64)×4×4 → 128×4×4, doubled to 8×8, and so on. `conv_out` makes 12×16×16, which unfolds to 3×32×32.
 #
-# **Notation.** $h$ features (B, C, H, W); $e$ the embedded step.
+# **The residual block** takes features $h$ (B, C, H, W) and the embedded step $e$.
 #
-# $$h'=\operatorname{conv}\!\big(\sigma(\operatorname{norm}(h))\big)+W\sigma(e),\qquad \operatorname{res}(h,e)=h+\operatorname{conv}\!\big(\sigma(\operatorname{norm}(h'))\big)$$
+# $$h'=\operatorname{conv}\!\big(\phi(\operatorname{norm}(h))\big)+W\phi(e),\qquad \operatorname{res}(h,e)=h+\operatorname{conv}\!\big(\phi(\operatorname{norm}(h'))\big)$$
 #
-# where $\sigma$ is SiLU, norm is GroupNorm, and $W\sigma(e)$ is one number per channel: *the step enters every block*.
+# - norm is **GroupNorm**: it brings groups of channels *of each picture* to mean 0 and variance 1. BatchNorm would mix the batch, where nearly clean and nearly pure-noise pictures stand side by side.
+# - $\phi$ is **SiLU**, $x\cdot\operatorname{sigmoid}(x)$: a ReLU without the corner, whose gradient does not vanish everywhere below 0.
+# - $W\phi(e)$ is one number per channel: *the step enters every block*.
 #
 # **Predict.** Set the last convolution to zero. What does the block do before training?
 #
 # <details><summary>Answer</summary>
-# Nothing: it hands on h. A deep network of such blocks can start as a short one, and training adds what is needed; DDPM's code
-# starts so.
+# It hands on h. A deep network of such blocks starts as a short one; DDPM's code starts so.
 # </details>
 
 # %%
@@ -535,6 +620,7 @@ class ResnetBlock2D(nn.Module):
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
+
 # %%
 # NBVAL_CHECK_OUTPUT
 peer = PeerBlock(in_channels=16, out_channels=32, temb_channels=24, groups=8, eps=1e-5)
@@ -542,12 +628,15 @@ ours = ResnetBlock2D(16, 32, time_dim=24, groups=8)
 print(ours.load_state_dict(peer.state_dict()))
 x, temb = torch.randn(2, 16, 8, 8), torch.randn(2, 24)
 print(tuple(x.shape), "->", tuple(ours(x, temb).shape), "equal:", torch.allclose(ours(x, temb), peer(x, temb), atol=1e-5))
+for name, norm in (("GroupNorm", nn.GroupNorm(8, 16)), ("BatchNorm", nn.BatchNorm2d(16))):
+    print(f"{name}: alone as in the batch:", torch.allclose(norm(x[:1]), norm(x)[:1], atol=1e-5))
 for parameter in ours.conv2.parameters():
     nn.init.zeros_(parameter)
 print("with conv2 = 0 only the shortcut is left:", torch.equal(ours(x, temb), ours.conv_shortcut(x)))
 
+
 # %% [markdown]
-# **Down and up.** A convolution with stride 2 halves the side; going up, we repeat pixels and smooth.
+# **Down and up.** A stride of 2 halves the side; going up, we repeat pixels and smooth.
 
 # %%
 # @save course_utils/layers.py
@@ -569,13 +658,14 @@ class Upsample2D(nn.Module):
         scale = None if size is not None else 2.0
         return self.conv(F.interpolate(x, size=size, scale_factor=scale, mode="nearest"))
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Attention.** A convolution sees a few neighbours. Two eyes of one face are far apart, and should match. Attention lets every
-# place ask every other place: queries $Q$, keys $K$, values $V$, all of width $d$ per head.
+# **Attention.** Two eyes of one face are far apart, and should match. So every place sends three vectors, linear maps of its features: a *query* $Q$ (what it
+# looks for), a *key* $K$ (what it offers), a *value* $V$ (what it hands over). The better a query fits a key, the more of that value it receives:
 #
 # $$\operatorname{attention}(Q,K,V)=\operatorname{softmax}\!\Big(\frac{QK^{\top}}{\sqrt d}\Big)V$$
 #
-# The class already accepts a `context`: in notebook 04 it will be text. Here pixels ask pixels.
+# Several *heads* do this at once, each with maps of its own, of width $d$. Without `context`, pixels ask pixels.
 
 # %%
 # @save course_utils/layers.py
@@ -599,6 +689,7 @@ class Attention(nn.Module):
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # softmax(q k^T / sqrt(d)) v
         return self.to_out[0](h.transpose(1, 2).flatten(2))  # (B, N, D)
 
+
 # %%
 # @save course_utils/layers.py
 class AttentionBlock(Attention):
@@ -611,8 +702,9 @@ class AttentionBlock(Attention):
         h = super().forward(tokens).transpose(1, 2).reshape(x.shape)
         return x + h
 
+
 # %% [markdown]
-# **Check** shapes, and a known property: attention knows no places. Shuffle the pixels, and the answer is shuffled alike.
+# **Check** shapes, and a known property: shuffle the pixels, and the answer is shuffled alike.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -624,9 +716,9 @@ def shuffled(x):
 print("down:", tuple(Downsample2D(16)(x).shape), "up:", tuple(Upsample2D(16)(x).shape), "attention:", tuple(block(x).shape))
 print("attention commutes with shuffling:", torch.allclose(block(shuffled(x)), shuffled(block(x)), atol=1e-5))
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Levels.** A level of the way down keeps all its results; the level opposite pops them from the pile, last in, first out, and
-# joins them to its own features. That is the skip.
+# **Levels.** A level down keeps all its results; the level opposite pops them and joins them to its own features.
 
 # %%
 # @save course_utils/generator/unet.py
@@ -657,6 +749,7 @@ class DownBlock(Block):
             skips.append(x)
         return x, skips
 
+
 # %%
 # @save course_utils/generator/unet.py
 class MidBlock(Block):
@@ -684,9 +777,9 @@ class UpBlock(Block):
             x = self.upsamplers[0](x, size=skips[-1].shape[-2:])  # (B, C, 2H, 2W)
         return x
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **All together.** Two levels, one residual block a level (two on the way up, one for each skip). The library's `UNet` is this
-# draft with a loop over levels.
+# **All together.** Two levels. The library's `UNet` is this draft with a loop over levels.
 
 # %%
 class DraftUNet(nn.Module):
@@ -719,6 +812,7 @@ class DraftUNet(nn.Module):
             x = block(x, temb, skips)
         return self.conv_out(F.silu(self.conv_norm_out(x)))                              # (B, 3, H, W)
 
+
 # %% [markdown]
 # **Check** against two peers. The draft uses the names of `diffusers`, so its weights load.
 
@@ -735,61 +829,55 @@ x, t = torch.randn(2, 3, 32, 32), torch.tensor([3, 700])
 print("library equal:", torch.allclose(draft(x, t), library(x, t), atol=1e-5),
       "| diffusers equal:", torch.allclose(draft(x, t), peer(x, t).sample, atol=1e-5))
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# For speed on a laptop, `Patched` folds 2×2 pixels into channels, so the network works on a quarter of the places
-# and loses no pixel (Hoogeboom et al., section 3.4).
+# **Where text will enter.** With a `context_dim`, `UNet` builds a `Transformer2D` in place of `AttentionBlock` (notebook 04): its second attention, `attn2`, takes queries from
+# the pixels, keys and values from `context`, text vectors (B, L, D) that `forward` hands to every block. `Patched` folds, and adds the input where asked.
 
 # %%
 # @save course_utils/generator/unet.py
 class Patched(nn.Module):
-    def __init__(self, unet: nn.Module, patch: int = 2):
+    def __init__(self, unet: nn.Module, patch: int = 2, residual: bool = False):
         super().__init__()
-        self.unet, self.patch = unet, patch
+        self.unet, self.patch, self.residual = unet, patch, residual
 
     def forward(self, x, t, **conditions):
-        x = F.pixel_unshuffle(x, self.patch)  # (B, C p^2, H/p, W/p)
-        return F.pixel_shuffle(self.unet(x, t, **conditions), self.patch)
+        h = self.unet(F.pixel_unshuffle(x, self.patch), t, **conditions)  # (B, C p^2, H/p, W/p)
+        h = F.pixel_shuffle(h, self.patch)
+        return x + h if self.residual else h
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
-x = gaussian(2, seed=0)
+x, t, text = torch.randn(2, 3, 32, 32), torch.tensor([3, 700]), torch.randn(2, 7, 24)    # 7 text vectors of 24 numbers
+reader = UNet(channels=(32, 64), num_res_blocks=1, attention=(False, True), num_heads=4, groups=8, context_dim=24)
+block = reader.down_blocks[1].attentions[0]
+print(type(block).__name__, "keys from text:", tuple(block.transformer_blocks[0].attn2.to_k.weight.shape))
+print("picture", tuple(x.shape), "text", tuple(text.shape), "->", tuple(reader(x, t, text).shape))
 print("folded and back, unchanged:", torch.equal(Patched(lambda x, t: x)(x, None), x))
-print("picture in, answer out:", tuple(x.shape), "->", tuple(trained(x, torch.tensor([3, 700])).shape))
+print("our network:", tuple(x.shape), "->", tuple(trained(x, t).shape))
 
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# The diagram is read off the trained network. Each box says the side of the features and their number of channels.
-
-# %% slideshow={"slide_type": "-"}
-unet_diagram(trained.unet, SIZE // trained.patch, "The network behind the first figure: side · channels")
-plt.show()
-
-# %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** From left to right: the way down, the middle, the way up. Skips (dashed) carry fine detail past the small
-# sizes, where it cannot survive. **Limit**: attention costs the square of the number of places, so it
-# stands only where the picture is small.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 9 min.* Do not read the code aloud. Show one forward pass on the diagram with a finger, and say the shape at each box. The line to
-# dwell on: x = torch.cat([x, skips.pop()], dim=1).
+# dwell on: x = torch.cat([x, skips.pop()], dim=1). Attention costs the square of the number of places: so it stands only at 8×8 and 4×4.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
-# ## Idea 5 · Guess, take a small step, guess again
+# ## Idea 5 · Predict, take a small step, predict again
 #
-# **Intuition.** One guess is an average. But a small step towards the average removes a little noise and rules out some
-# candidates. The next guess is an average over fewer. After many steps one picture is left.
-#
-# **Notation.** $\hat x_0$ the picture implied by the guess at step $t$; $z$ fresh Gaussian noise; $\alpha_t=1-\beta_t$.
+# **Intuition.** One prediction is an average. A small step towards it removes a little noise and rules out some
+# candidates; the next is an average over fewer. In the end one picture is left. With fresh Gaussian noise $z$ and $\alpha_t=1-\beta_t$:
 #
 # $$x_{t-1}=\frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,\hat x_0+\frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t+\sigma_t z,\qquad
 # \sigma_t^2=\frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t$$
 #
-# The first term pulls to the guess, the second keeps most of where we are, the third puts a little noise back
-# (DDPM, equations 6 and 7). Notebook 03 derives it; here we use it.
+# The first two terms are the *mean* of $x_{t-1}$, given $x_t$ and the picture (DDPM, equations 6 and 7; derived in notebook 03). With $\hat x_0$ from idea 2 they become "predict the noise, subtract a
+# share of it" (exercise 02.1). The third adds the *spread* around that mean.
 #
-# **Predict.** How many networks do we need for 50 steps?
+# **Predict.** How many networks do 50 steps need? And what would we draw without the third term?
 #
 # <details><summary>Answer</summary>
-# One. The same weights are called at every step; only x_t and t change.
+# One, called at every step. Without the third term x_t holds less noise than the network is told: what is left is taken for picture or wiped away, and the drawings turn smooth.
 # </details>
 
 # %% slideshow={"slide_type": "subslide"}
@@ -819,59 +907,97 @@ def ddpm(
         xt = after_step(mean, t_next) if after_step else mean
         yield State(step, t, xt, x0)
 
+
 # %% [markdown]
-# `steps=50` visits every twentieth of the 1000 steps; `timesteps` and `step_pairs` make that list. **Check** against `diffusers`: same network,
-# same noise, ten steps, every state compared.
+# `steps=50` visits every twentieth step. The spacing *trailing* starts at the last, where noise is all there is (*leading*, the
+# default, starts at $t=980$, where the network expects a thousandth of a picture's power). **Check** against `diffusers`: same noise, every state compared.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-names = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-peer = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=names[KIND])
+peer = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="epsilon", timestep_spacing="trailing")
 peer.alphas_cumprod = SCHEDULE.alpha_bar.clone()             # the same table, to the last digit
 peer.set_timesteps(10)
 xt, generator, gaps = gaussian(2, seed=0), torch.Generator().manual_seed(7), []
-for state in ddpm(trained, xt, SCHEDULE, 10, KIND, torch.Generator().manual_seed(7)):
+for state in ddpm(trained, xt, SCHEDULE, 10, "eps", torch.Generator().manual_seed(7), spacing="trailing"):
     with torch.no_grad():
         answer = trained(xt, torch.full((2,), state.t))
     xt = peer.step(answer, state.t, xt, generator=generator).prev_sample
     gaps.append(float((xt - state.xt).abs().max()))
 print(len(gaps), "steps, all equal to 1e-4:", max(gaps) < 1e-4)
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# Now the figure that answers our question.
+# The answer:
 
 # %% slideshow={"slide_type": "-"}
-def film(model, xT, steps=50, shown=(1, 10, 20, 30, 40, 50)):
-    rows, xt = {"$x_t$": [], "predicted noise": [], "predicted picture": []}, xT
-    for state in ddpm(model, xT, SCHEDULE, steps, KIND, torch.Generator().manual_seed(1)):
-        if state.step in shown:
-            signal, sigma = SCHEDULE.at(torch.tensor([state.t]), xt)
-            for row, picture in zip(rows.values(), (xt, (xt - signal * state.x0) / sigma, state.x0), strict=True):
-                row.append(picture[0])
+def film(xT, shown=(899, 799, 599, 399, 199, 19)):
+    rows, xt = {"$x_t$": [], "predicted noise": [], "implied picture": []}, xT
+    for state in ddpm(trained, xT, SCHEDULE, 50, "eps", torch.Generator().manual_seed(1), spacing="trailing"):
+        if state.t in shown:
+            ts = torch.full((len(xt),), state.t)
+            with torch.no_grad():
+                for row, picture in zip(rows.values(), (xt, trained(xt, ts), state.x0), strict=True):
+                    row.append(picture[0])
         xt = state.xt
-    return rows, [f"step {s}" for s in shown]
+    return rows, [f"t = {t}" for t in shown]
 
-rows, labels = film(trained, gaussian(1, seed=4))
-plotting.show_rows(rows, labels, "How a network that guesses noise draws", scale=0.65)
+plotting.show_rows(*film(gaussian(1, seed=4)), "How a network that predicts noise draws", scale=0.9)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Bottom row: the first guess is a blur, the average of nearly all pictures. It is no picture, but a direction. As $x_t$ (top) loses noise, the blur splits into shapes and sharpens. No step is large; none has to be right. (If the
-# last predicted noise looks odd: hardly any is left there, and reading a picture as noise divides by almost 0, idea 2.)
-# **Limit**: early decisions tend to stay, right or wrong; the experiment below makes use of that.
+# **What to see.** The implied picture (bottom) sharpens while $x_t$ (top) loses noise. No step is large; none has to be right.
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# **The third term, taken away.** The same loop, the same starts, without $z$.
+
+# %% slideshow={"slide_type": "-"}
+@torch.no_grad()
+def means_only(xt, steps=100):
+    for t, s in step_pairs(timesteps(steps, spacing="trailing")):
+        a, b = alpha_bar_at(SCHEDULE, t), alpha_bar_at(SCHEDULE, s)
+        ts = torch.full((len(xt),), t)
+        x0 = to_x0(trained(xt, ts), xt, ts, SCHEDULE).clamp(-1, 1)
+        xt = (b**0.5 * (1 - a / b) * x0 + (a / b) ** 0.5 * (1 - b) * xt) / (1 - a)
+    return xt
+
+flat = means_only(noises)
+for name, x in (("with noise put back", samples), ("without", flat), ("real, held out", unseen)):
+    print(f"{name:20s} neighbouring pixels differ by {Mean.of(detail(x))}")
+plotting.show_rows({"noise put back": samples[:8], "none put back": flat[:8]}, title="Why add noise back?", scale=0.8)
+plt.show()
+
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** Without the noise, neighbouring pixels differ less (95 % intervals above): smooth blots. DDIM puts none back either, yet draws well: it goes to no mean, but keeps the *predicted* noise at the strength of the next step (notebook 03).
+
+# %% [markdown] slideshow={"slide_type": "subslide"}
+# **If the noise decides, what does the network not know?** DDIM turns a given noise into a given drawing, yet the first prediction is a blur. How far do the implied pictures of 16 noises lie from each other?
+
+# %% slideshow={"slide_type": "-"}
+def apart(x):
+    return torch.pdist(x.flatten(1)).mean() / x[0].numel() ** 0.5                        # root mean square of a pixel
+
+states = {state.t: state for state in ddim(nets["x0"], noises, SCHEDULE, 50, "x0", spacing="trailing")}
+for t in (999, 899, 799, 599, 19):
+    print(f"t = {t}: implied pictures lie {apart(states[t].x0):.2f} from each other")
+print(f"real pictures: {apart(pictures[::9]):.2f}")
+
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** At $t=999$ all noises get nearly the same answer, the mean; the differences grow step by step. The network is asked which *training picture* was noised into this $x_t$, and pure noise fits all
+# alike. Where the path ends, only the loop can compute.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Go back to the answers on the board. One guess of the noise, subtracted at once, is the bottom left picture. The drawing is
-# in the repetition. Ask which column the fate of the picture is decided in.
+# *For the lecturer, 8 min.* Go back to the answers on the board. One prediction of the noise, subtracted at once, is the bottom left picture. The drawing is
+# in the repetition. Ask in which column the fate of the picture is decided.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: the loss
 #
-# All of training is one function: draw a step and a noise for every picture, mix, ask, compare (DDPM, algorithm 1).
+# Draw a step and a noise for every picture, mix, ask, compare (DDPM, algorithm 1). With $y=\varepsilon$ this is DDPM's equation 14; $\theta$ are the weights.
 #
 # $$L=\mathbb{E}_{x_0,\,t,\,\varepsilon}\big\lVert y_\theta(x_t,t)-y\big\rVert^2,\qquad y\in\{\varepsilon,\;x_0,\;v\}$$
-#
-# $y_\theta$ is the network with weights $\theta$, $y$ what we asked for; with $y=\varepsilon$ this is DDPM's equation 14.
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/generator/objectives.py
@@ -883,100 +1009,68 @@ def diffusion_loss(model, x0, schedule, prediction="eps", generator=None, weight
     error = F.mse_loss(pred.float(), target(prediction, x0, eps, t, schedule), reduction="none").flatten(1).mean(1)
     return (error if weight is None else weight(t) * error).mean()
 
-# %% [markdown]
-# **Check.** A "network" that always answers 0 must score the variance of the noise, which is 1.
 
 # %%
 # NBVAL_CHECK_OUTPUT
-def silent(xt, t):
-    return torch.zeros_like(xt)
-
 loss = diffusion_loss(silent, pictures, SCHEDULE, "eps", torch.Generator().manual_seed(0))
-print(f"silent answer, asked for noise: {loss:.2f}")
+print(f"silent answer, asked for noise: {loss:.2f}")             # the variance of the noise
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it
 #
-# How long, and what loss is normal? The worst sensible answer is silence, the best we have is the checkpoint. A short run ends
-# between them.
+# What loss is normal? Silence scores 1; a short run ends between it and the checkpoint. We keep each step's own loss, and the weights in mid-run.
 
 # %% slideshow={"slide_type": "-"}
-LIVE_MINUTES = 1.2
+import copy
+
+from course_utils.figures.widgets import explore, training_monitor
+from course_utils.recipes.noise_predictor_eps import RECIPE
+from course_utils.training import train
+
+LIVE_MINUTES, raw, middle = 0.7, [], {}
+
+def recorded(network, batch, generator):
+    loss = RECIPE.loss(network, batch, generator)
+    raw.append(loss.item())
+    return loss
 
 @torch.no_grad()
 def mean_loss(model):
-    return float(diffusion_loss(model, known[::4], SCHEDULE, KIND, torch.Generator().manual_seed(0)))
+    return float(diffusion_loss(model, known[::4], SCHEDULE, "eps", torch.Generator().manual_seed(0)))
 
-silence, patience = mean_loss(silent), mean_loss(trained)
-band = (patience, patience + 0.15 * (silence - patience))
-print(f"expected: {60 * LIVE_MINUTES:.0f} s. Silence scores {silence:.3f}, the checkpoint {patience:.3f};")
+patience = mean_loss(trained)
+band = (patience, patience + 0.15 * (1 - patience))
+print(f"expected: {60 * LIVE_MINUTES:.0f} s. Silence scores {mean_loss(silent):.3f}, the checkpoint {patience:.3f};")
 print(f"a normal short run ends between {band[0]:.3f} and {band[1]:.3f}.")
 
 # %% slideshow={"slide_type": "-"}
-from course_utils.training import train
-from course_utils.figures.widgets import explore, training_monitor
-
-history = [(state.step, state.loss, state) for state in training_monitor(train(noise_predictor.RECIPE, LIVE_MINUTES))]
-steps, losses, (*_, end) = zip(*history, strict=True)
+for end in training_monitor(train(dataclasses.replace(RECIPE, loss=recorded), LIVE_MINUTES)):
+    if not middle and end.seconds > 0.45 * end.budget:                                   # the rate has not begun to fall
+        middle = {"weights": copy.deepcopy(end.model).eval(), "average (EMA)": copy.deepcopy(end.ema)}
 live = end.ema.to("cpu")
 
 # %% [markdown]
-# The loop behind `train` is the one we wrote for the points, with three habits of the trade: a rate that falls at the end,
-# gradients clipped at 1, and a moving average of the weights (`ema`), with which we draw. **Is this normal?**
+# `train` is the loop of the points with three habits: a rate that falls at the end, gradients clipped at 1, and **EMA**, a moving average of the weights, with which we draw. Why?
+# Each small batch pulls the weights its own way; they shake around a good place, and the average lies nearer to it. **Is this normal?**
 
 # %% slideshow={"slide_type": "subslide"}
 last_loss = mean_loss(live)
 print(f"{end.step:,} steps, {end.pictures:,} pictures seen, loss {last_loss:.3f}: ", end="")
 print("normal." if band[0] <= last_loss <= band[1] else "better than usual." if last_loss < band[0] else
       "higher than usual. A slow or busy machine takes fewer steps: raise LIVE_MINUTES and run again.")
-plotting.plot_loss(steps, losses, band, "Live training on this machine")
+print("half-way, at the full rate:", ", ".join(f"{name} {mean_loss(model):.3f}" for name, model in middle.items()))
+plotting.plot_loss(range(1, len(raw) + 1), raw, band, "Live training: the loss of every step, unsmoothed, and its mean")
 plt.show()
 
 # %% slideshow={"slide_type": "subslide"}
-start = gaussian(6, seed=0)
-drawn = {name: sample(ddim, net, start, SCHEDULE, steps=25, prediction=KIND)
-         for name, net in (("live run", live), ("checkpoint", trained))}
-plotting.show_rows({**drawn, "real pictures": pictures[::70][:6]},
-                   title=f"The same noise after {60 * LIVE_MINUTES:.0f} seconds and {card['minutes']:.0f} minutes of training",
-                   scale=0.65)
-plt.show()
-print(f"The checkpoint was trained by this same cell for {card['minutes']:.0f} minutes ({card['steps']:,} steps).")
-
-# %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The short run is poor, and honest. Look for what it learns first: white paper, a round shape, a colour. Features
-# of a face come later, and fine lines last. The checkpoint is the same code with more patience.
-
-# %% [markdown] slideshow={"slide_type": "subslide"}
-# ### Which steps are hard?
-#
-# **Predict.** Is the loss the same at all steps?
-#
-# <details><summary>Answer</summary>
-# No. Read as noise, the answer errs most at small t (a little noise is hard to tell from texture) and least at large t (everything
-# is noise). Read as a picture it is the other way round.
-# </details>
-
-# %% slideshow={"slide_type": "-"}
-edges, table = torch.linspace(0, SCHEDULE.num_steps, 11).long().tolist(), []
-for low, high in zip(edges, edges[1:], strict=False):
-    x0, generator = known[::20], torch.Generator().manual_seed(low)
-    t, eps = torch.randint(low, high, (len(x0),), generator=generator), torch.randn(x0.shape, generator=generator)
-    xt = add_noise(x0, eps, t, SCHEDULE)
-    with torch.no_grad():
-        pred = trained(xt, t)
-    table.append([float(((a - b) ** 2).mean()) for a, b in (
-        (pred, target(KIND, x0, eps, t, SCHEDULE)), (to_eps(pred, xt, t, SCHEDULE, KIND), eps),
-        (to_x0(pred, xt, t, SCHEDULE, KIND), x0))])
-own, as_noise, as_picture = torch.tensor(table).T
-print(f"loss as asked ({KIND}): {own[0]:.3f} in the first tenth of the steps, {own[-1]:.3f} in the last")
-plotting.plot_lines([(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)],
-                    {"read as noise": (as_noise, plotting.NOISE), "read as picture": (as_picture, plotting.DATA)},
-                    "step t (0 clean, 1000 noise)", "mean squared error", "Error by step, in ten bins", logy=True)
+plotting.show_rows({f"{60 * LIVE_MINUTES:.0f} seconds": draw(noises[:6], live), f"{cards['eps']['minutes']:.1f} minutes": samples[:6],
+                    "real pictures": pictures[::70][:6]}, title="The same noise after a short and a longer training", scale=0.8)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The two curves cross. At small $t$ the picture is nearly given and the noise is the hard part; at large $t$ the noise
-# is nearly given and the picture is the hard part. **Limit**: the curves do not say which error harms a drawing most; notebook 03 weighs the steps.
+# **What to see.** Single steps score far above or below their mean: a batch of small $t$ is harder. Half-way, the average of the weights scores
+# lower than the weights (numbers above). The checkpoint is the same cell with more patience.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 5 min.* Start the live run before you talk about the loss: it runs while you speak. Read the band first, then look at the curve.
@@ -984,44 +1078,54 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · Start from something else
 #
-# The loop does not have to start from pure noise. It can enter at any step $t$, if $x_t$ has the amount of noise that belongs to it. We draw a
-# heart, noise it to step $t$, and finish from there.
+# The loop can enter at any step $t$, if $x_t$ has the amount of noise that belongs there. We noise a green heart to step $t$ and finish from there. Control: drawings from pure noise.
 #
 # **Predict.** What survives of the heart if we start at 300? At 900?
+#
+# <details><summary>Answer</summary>
+# At 300 shape and colour; at 900 next to nothing.
+# </details>
 
 # %%
 def finish(xt, t, steps=25, sampler=ddim, seed=0):
-    rest = Schedule.from_beta(SCHEDULE.beta[:t + 1])                                     # sampling from step t to 0
-    return sample(sampler, trained, xt, rest, steps=min(steps, t + 1), prediction=KIND, spacing="trailing",
-                generator=torch.Generator().manual_seed(seed))
+    return draw(xt, sampler=sampler, steps=min(steps, t + 1), seed=seed, schedule=Schedule.from_beta(SCHEDULE.beta[:t + 1]))
 
 y, x = torch.meshgrid(torch.linspace(1.35, -1.35, SIZE), torch.linspace(-1.35, 1.35, SIZE), indexing="ij")
 inside = (x**2 + y**2 - 1) ** 3 - x**2 * y**3 <= 0                                       # (S, S), a heart
 heart = torch.where(inside, torch.tensor([0.1, 0.7, -0.6]).view(3, 1, 1), torch.tensor(1.0))
 
-# %% slideshow={"slide_type": "subslide"}
-def shaped(t, steps=25, seed=2, count=4):
+def shaped(t, steps=25, seed=2, count=12):
     xt = add_noise(heart.expand(count, -1, -1, -1), gaussian(count, seed), torch.full((count,), t), SCHEDULE)
-    return [heart, xt[0], *finish(xt, t, steps)]
+    return xt, finish(xt, t, steps)
 
-HEADS = ["drawing", "noised", *["finished"] * 4]
-plotting.show_rows({f"start at t = {t}": shaped(t) for t in (300, 600, 900)}, HEADS,
-                   "Noise with a shape in it: a green heart", scale=0.65)
+
+# %% slideshow={"slide_type": "subslide"}
+HEADS, rows = ["drawing", "noised", *["finished"] * 4], {}
+for t in (300, 600, 900):
+    xt, x = shaped(t)
+    rows[f"start at t = {t}"] = [heart, xt[0], *x[:4]]
+    print(f"start at {t}: {Mean.of((x - heart).square().mean((1, 2, 3)).sqrt())} from the heart (root mean square of a pixel)")
+print(f"control, pure noise: {Mean.of((samples - heart).square().mean((1, 2, 3)).sqrt())}")
+plotting.show_rows(rows, HEADS, "Noise with a shape in it: a green heart", scale=0.8)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** With a late start (small $t$) the heart stays, colour and all. With an early start only a hint is left,
-# and the network draws what it likes. This is image-to-image, and its `strength` is our
-# start $t$ (notebook 06). Move the sliders to find the range where the heart only *suggests*.
+# **What to see.** The larger $t$, the farther the drawings lie from the heart, up to the control's distance (intervals above). This is image-to-image; its `strength` is our start $t$ (notebook 06).
 
 # %% slideshow={"slide_type": "subslide"}
 def heart_figure(t, steps, seed):
-    return plotting.show_rows({f"start at t = {t}": shaped(t, steps, seed)}, HEADS, f"{steps} steps, seed {seed}", scale=0.6)
+    xt, x = shaped(t, steps, seed, count=4)
+    return plotting.show_rows({f"start at t = {t}": [heart, xt[0], *x]}, HEADS, f"{steps} steps, seed {seed}", scale=0.6)
 
 explore(heart_figure, t=(100, 980, 20), steps=[25, 3, 5, 10, 50], seed=(0, 30))
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **Predict.** Next we start at the last step from patterns that are not Gaussian. Which ones work?
+# **Predict.** Next we start at the last step from patterns that are not Gaussian. Which work?
+#
+# <details><summary>Answer</summary>
+# With DDIM uniform noise alone. With DDPM nearly all: it puts fresh noise in their place.
+# </details>
 
 # %% slideshow={"slide_type": "subslide"}
 row = torch.arange(SIZE) // 4 % 2
@@ -1029,46 +1133,35 @@ board = (2 * (row[:, None] ^ row[None]) - 1).float().expand(1, 3, -1, -1)       
 uniform = (2 * torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) - 1) * 3**0.5
 starts = {"Gaussian": gaussian(1, seed=0), "uniform noise, variance 1": uniform, "checkerboard": board,
           "black": torch.full_like(board, -1)}
-
-def outcomes(xT):
-    last = SCHEDULE.num_steps - 1
-    return torch.cat([xT, finish(xT, last), finish(xT.expand(2, -1, -1, -1), last, sampler=ddpm)])
-
-plotting.show_rows({name: outcomes(xT) for name, xT in starts.items()},
-                   ["start", "DDIM", "DDPM", "DDPM"], "Four starts, told it is noise", scale=0.7)
+ends = {name: torch.cat([xT, finish(xT, 999), finish(xT.expand(2, -1, -1, -1), 999, sampler=ddpm)]) for name, xT in starts.items()}
+for name, x in ends.items():
+    d = nearest(x[1:], known).distance
+    print(f"{name:26s} distance to the nearest real picture: DDIM {d[0]:.2f}, DDPM {d[1]:.2f} and {d[2]:.2f}")
+plotting.show_rows(ends, ["start", "DDIM", "DDPM", "DDPM"], "Four starts, told it is noise", scale=0.9)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** DDIM (notebook 03) adds no noise, so the start decides. Uniform noise works like Gaussian: the network sums over many
-# pixels, and sums forget the shape of a distribution. A checkerboard or black is like nothing it met at that step, and DDIM
-# carries the pattern to the end. DDPM adds fresh Gaussian noise at every step. With our schedule its first step replaces nearly all of
-# the start, so the rows end in nearly the same pictures (their fresh noise has one seed); only black
-# leaves a trace. **Limit**: that rests on a schedule whose last
-# step keeps next to nothing (notebook 01); with Stable Diffusion's, more of the start survives.
+# **What to see.** With DDIM the start decides. Uniform noise works like Gaussian: the network sums over many
+# pixels, and sums forget the shape of a distribution. From checkerboard and black, DDIM ends farther from all real pictures than DDPM. **Limit**: our schedule's last step keeps next to nothing (notebook 01).
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Are the drawings new?
 #
-# For each drawing we find the nearest training picture (mirrored ones too). The yardstick: how far are *held-out real* pictures?
+# The second test of memorising: the nearest training picture, mirrored ones too. A small distance alone proves nothing, so the yardstick is *held-out real* pictures: 5 % of them lie below the threshold. The control is the ideal predictor, which copies.
 
 # %% slideshow={"slide_type": "-"}
-def nearest(x):
-    distance, index = torch.cdist(x.flatten(1), known.flatten(1)).min(1)
-    return distance / x[0].numel() ** 0.5, known[index]                                  # root mean square, per pixel
-
-(ours, neighbours), (real, _), (ideal, _) = nearest(samples), nearest(unseen), nearest(redrawn)
-for name, d in (("our drawings", ours), ("held-out real pictures", real), ("the ideal guesser's", ideal)):
-    print(f"distance to the nearest training picture, {name:23s} median {d.median():.3f}, smallest {d.min():.3f}")
-print(f"drawings nearer than every held-out picture: {int((ours < real.min()).sum())} of {len(ours)}")
-plotting.show_rows({"drawing": samples[:6], "nearest training picture": neighbours[:6]},
-                   [f"{d:.2f}" for d in ours[:6]], "Drawings, and what they resemble most", scale=0.65)
-plt.show()
+threshold, found = copy_threshold(unseen, known), nearest(samples, known)
+for name, x in (("our drawings", samples), ("held-out real pictures", unseen), ("the ideal predictor's", redrawn)):
+    d = nearest(x, known).distance
+    print(f"{name:23s} median {d.median():.3f}, nearer than {threshold:.3f}: {Share.of((d < threshold).tolist())}")
+for i in (0, 8):
+    plotting.show_rows({"drawing": samples[i:i + 8], "nearest": known[found.index[i:i + 8]]},
+                       [f"{d:.2f}" for d in found.distance[i:i + 8]], "All sixteen, and what they resemble most" if not i else None, scale=0.8)
+    plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The ideal guesser's distance is 0: copies. Compare our drawings' median with that of the held-out pictures. A
-# distance of the same size means: as different from the training set as real unseen pictures are. A drawing nearer than every
-# held-out picture is suspect, and we count those. **Limit**: distance in pixels is blind to meaning, a bad drawing
-# is also far away, and held-out pictures have cousins of other styles in the training set.
+# **What to see.** The ideal predictor's drawings all lie below the threshold; of ours the share stands above, with its interval. **Limit**: distance in pixels is blind to meaning, and a bad drawing
+# is also far away.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 5 min.* Let the room vote on "nearest training picture": copy, cousin or stranger? Then read the counts.
@@ -1076,129 +1169,48 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## When it breaks · The answer is read as the wrong kind
 #
-# A frequent bug: the network was trained on one kind of question, the sampler reads its answer as another. Nothing crashes.
+# A frequent bug: trained on one question, read as another. Nothing crashes.
 
 # %% slideshow={"slide_type": "-"}
-WRONG = "eps" if KIND != "eps" else "v"
-wrong = sample(ddim, trained, start, SCHEDULE, steps=25, prediction=WRONG)
-plotting.show_rows({f"read as {KIND}": drawn["checkpoint"], f"read as {WRONG}": wrong}, title="One word wrong in the call of the sampler",
-                   scale=0.65)
+wrong = {f"read as {kind}": draw(noises[:6], kind=kind, steps=25) for kind in KINDS}
+plotting.show_rows(wrong, title="One word wrong in the call of the sampler", scale=0.8)
 plt.show()
-xt, t = add_noise(pictures[:64], gaussian(64, seed=0), torch.full((64,), 600), SCHEDULE), torch.full((64,), 600)
+t = torch.full((64,), 600)
+xt = add_noise(pictures[:64], gaussian(64, seed=0), t, SCHEDULE)
 with torch.no_grad():
-    for kind in (KIND, WRONG):
-        implied = to_eps(trained(xt, t), xt, t, SCHEDULE, kind)
-        print(f"read as {kind}: the implied noise has standard deviation {implied.std():.2f}")
+    for kind in KINDS:
+        print(f"read as {kind}: the implied noise has standard deviation {to_eps(trained(xt, t), xt, t, SCHEDULE, kind).std():.2f}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **The cause.** The printed numbers find it: real noise has standard deviation 1, and an answer that is read rightly stays near
-# 1. In `diffusers` the same word is `prediction_type` of the scheduler, and it must be the one of training. Wrong colours or grey soup:
-# look there first.
+# **The cause.** Real noise has standard deviation 1, and so has an answer that is read rightly (numbers above). In `diffusers` the word is the scheduler's `prediction_type`. Grey soup or wrong colours: look there first.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Exercises
 #
-# Write the function, run the check: it tries fresh random cases and says what is likely wrong. Each exercise has three hints of
-# rising strength, such as this one.
+# The check tries fresh random cases and says what is likely wrong. Three hints each, of rising strength:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-hint("02-time-embedding", 1)
+hint("02-ddpm-mean", 1)
+
 
 # %% [markdown]
-# ### Exercise 02.1 (warm-up) · Tell the network the step
+# ### Exercise 02.1 (warm-up) · Predict the noise, subtract it
 #
-# Write `time_embedding`: it turns steps `t` (B,) into vectors (B, dim). With half = dim / 2, wave $i$ has frequency $\omega_i=10000^{-i/\text{half}}$; the vector holds all cosines $\cos(t\,\omega_i)$ first, then all sines $\sin(t\,\omega_i)$.
-#
-# Stuck? `hint("02-time-embedding", 1)`, then 2, then 3.
-
-# %%
-def time_embedding(t, dim):                           # (B,) whole numbers, even int
-    raise NotImplementedError                         # -> (B, dim) float32, cosines first
-
-# %%
-check("02-time-embedding", time_embedding)
-
-# %% [markdown]
-# **Solution** (folded)
-
-# %% tags=["solution"]
-# NBVAL_CHECK_OUTPUT
-def time_embedding(t, dim):
-    half = dim // 2
-    frequency = torch.exp(-math.log(10000) * torch.arange(half) / half)   # (half,)
-    angle = t.float()[:, None] * frequency[None]                          # (B, half)
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
-
-check("02-time-embedding", time_embedding)
-
-# %% [markdown]
-# ### Exercise 02.2 (warm-up) · From a guess of the noise to a guess of the picture
-#
-# Write `picture_from_noise`: from `xt`, the predicted noise `eps_pred`, the step of every picture `t` (B,) and the whole table `alpha_bar` (T,) it returns the predicted clean picture, unclipped. The table is float64, the pictures are float32: the result should be float32 too.
-#
-# Stuck? `hint("02-eps-to-x0", 1)`.
-
-# %%
-def picture_from_noise(xt, eps_pred, t, alpha_bar):   # (B, C, H, W), (B, C, H, W), (B,), (T,)
-    raise NotImplementedError                         # -> x0 (B, C, H, W)
-
-# %%
-check("02-eps-to-x0", picture_from_noise)
-
-# %% [markdown]
-# **Solution**
-
-# %% tags=["solution"]
-# NBVAL_CHECK_OUTPUT
-def picture_from_noise(xt, eps_pred, t, alpha_bar):
-    a = alpha_bar[t].to(xt.dtype).view(-1, 1, 1, 1)
-    return (xt - (1 - a).sqrt() * eps_pred) / a.sqrt()
-
-check("02-eps-to-x0", picture_from_noise)
-
-# %% [markdown]
-# ### Exercise 02.3 (code) · The best possible guess
-#
-# If the data are a finite set $x_1,\dots,x_N$, the best possible guess of $x_0$ from $x_t$ is a weighted mean, $\sum_i w_i x_i$, with $w=\operatorname{softmax}_i\!\left(-\lVert x_t-\sqrt{\bar\alpha_t}\,x_i\rVert^2\,/\,2(1-\bar\alpha_t)\right)$. Write `ideal_denoiser` for `xt` (B, D), `data` (N, D) and a single number `alpha_bar_t`. It should also survive an `xt` far from all data.
-#
-# Stuck? `hint("02-ideal-denoiser", 1)`.
-
-# %%
-def ideal_denoiser(xt, data, alpha_bar_t):            # (B, D), (N, D), one number (a tensor of shape ())
-    raise NotImplementedError                         # -> (B, D)
-
-# %%
-check("02-ideal-denoiser", ideal_denoiser)
-
-# %% [markdown]
-# **Solution**
-
-# %% tags=["solution"]
-# NBVAL_CHECK_OUTPUT
-def ideal_denoiser(xt, data, alpha_bar_t):
-    offset = xt[:, None] - alpha_bar_t.sqrt() * data[None]                # (B, N, D)
-    weight = torch.softmax(-(offset ** 2).sum(-1) / (2 * (1 - alpha_bar_t)), dim=1)
-    return weight @ data                                                  # (B, N) @ (N, D) -> (B, D)
-
-check("02-ideal-denoiser", ideal_denoiser)
-
-# %% [markdown]
-# ### Exercise 02.4 (code) · One step back
-#
-# Write `step_back`: the mean of $x_{t-1}$ given $x_t$ and the predicted noise, $\frac{1}{\sqrt{1-\beta_t}}\left(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\varepsilon_\theta\right)$ (DDPM, eq. 11). All pictures of the batch stand at the same step, so `beta_t` and `alpha_bar_t` are single numbers (tensors of shape ()).
-#
-# Stuck? `hint("02-ddpm-mean", 1)`. Afterwards, explain: why is this the same mean as in idea 5?
+# Put $\hat x_0$ from idea 2 into the mean of idea 5 and collect: $\frac{1}{\sqrt{1-\beta_t}}\left(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\hat\varepsilon\right)$ (DDPM, eq. 11). Write
+# it as `step_back`, for one step: `beta_t` and `alpha_bar_t` are single numbers.
 
 # %%
 def step_back(xt, eps_pred, beta_t, alpha_bar_t):     # (B, C, H, W), (B, C, H, W), (), ()
     raise NotImplementedError                         # -> mean (B, C, H, W)
 
+
 # %%
 check("02-ddpm-mean", step_back)
 
+
 # %% [markdown]
-# **Solution.** Put $\hat x_0$ from idea 2 into the mean of idea 5 and collect the terms in $x_t$: they add up to $x_t/\sqrt{\alpha_t}$.
+# **Solution** (folded). The terms in $x_t$ add up to $x_t/\sqrt{\alpha_t}$.
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
@@ -1208,80 +1220,163 @@ def step_back(xt, eps_pred, beta_t, alpha_bar_t):
 
 check("02-ddpm-mean", step_back)
 
+
 # %% [markdown]
-# ### Exercise 02.5 (code) · The whole of training in four lines
+# ### Exercise 02.2 (measure) · From which step on does our network know nothing?
 #
-# Write `training_step`: noise the pictures `x0` to their steps `t` with `eps`, call `model(xt, t)`, and return the mean squared error between its answer and the noise, as a tensor that carries a gradient. `alpha_bar` is the whole float64 table (T,). The backward pass belongs to the loop, not here.
-#
-# Stuck? `hint("02-training-step", 1)`.
+# Write `error_share`: noise `x0` to step `t` with `eps`, call `model(xt, ts)` for the noise, turn the answer into pictures (unclipped), and divide their mean squared error by that of the mean
+# picture of this batch. Then measure held-out pictures: from which step is our network worse than not looking?
 
 # %%
-def training_step(model, x0, alpha_bar, t, eps):      # model(xt, t) -> (B, C, H, W); (T,), (B,)
-    raise NotImplementedError                         # -> loss, a tensor of shape ()
+def error_share(model, x0, eps, t, alpha_bar):        # (B, C, H, W) twice, a whole number, (T,)
+    raise NotImplementedError                         # -> a tensor of shape ()
+
 
 # %%
-check("02-training-step", training_step)
+check("02-silence", error_share)
+
+
+# %% [markdown]
+# **Solution.** Where the share passes 1. By $\mathrm{err}_{x_0}=\mathrm{err}_\varepsilon/\mathrm{SNR}$ it has to come: some error of the noise remains, and the SNR goes to 0.
+
+# %% tags=["solution"]
+def error_share(model, x0, eps, t, alpha_bar):
+    a = alpha_bar[t]
+    eps_pred = model(a.sqrt() * x0 + (1 - a).sqrt() * eps, torch.full((len(x0),), t))
+    x0_pred = x0 + (1 - a).sqrt() / a.sqrt() * (eps - eps_pred)             # the line of idea 2
+    return ((x0_pred - x0) ** 2).mean() / ((x0.mean(0) - x0) ** 2).mean()
+
+print(check("02-silence", error_share))
+with torch.no_grad():
+    for t in (500, 700, 800, 850, 900, 950, 980):
+        print(f"t = {t}: {error_share(trained, unseen, gaussian(len(unseen), seed=t), t, SCHEDULE.alpha_bar):.2f}")
+
+
+# %% [markdown]
+# ### Exercise 02.3 (transfer) · What a label buys
+#
+# Somebody tells the ideal predictor that the picture is a heart. Write `ideal_with_label`: the best prediction for `xt` among `data` when only those with `labels == wanted` are possible. It should survive an `xt` far from all data.
+
+# %%
+def ideal_with_label(xt, data, labels, wanted, alpha_bar_t):   # (B, D), (N, D), (N,), a whole number, ()
+    raise NotImplementedError                                  # -> (B, D)
+
+
+# %%
+check("02-known-label", ideal_with_label)
+
 
 # %% [markdown]
 # **Solution**
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def training_step(model, x0, alpha_bar, t, eps):
-    a = alpha_bar[t].to(x0.dtype).view(-1, 1, 1, 1)
-    xt = a.sqrt() * x0 + (1 - a).sqrt() * eps
-    return ((model(xt, t) - eps) ** 2).mean()
+def ideal_with_label(xt, data, labels, wanted, alpha_bar_t):
+    data = data[labels == wanted]                                         # what the label excludes has probability 0
+    offset = xt[:, None] - alpha_bar_t.sqrt() * data[None]                # (B, N', D)
+    return torch.softmax(-(offset**2).sum(-1) / (2 * (1 - alpha_bar_t)), dim=1) @ data
 
-check("02-training-step", training_step)
+check("02-known-label", ideal_with_label)
+
 
 # %% [markdown]
-# ### Exercise 02.6 (code, then open) · Where the way up meets the way down
+# ### Exercise 02.4 (find the bug) · A run that draws soup
 #
-# On the way up, the U-Net makes its features twice as large and lays beside them what the way down had kept at that size. Write `up_step`: `x` (B, C, H, W) is enlarged by repeating pixels (nearest neighbour), then joined with `skip` (B, K, 2H, 2W) along the channels, `x` first.
-#
-# Stuck? `hint("02-skip", 1)`. **Open**: train `DraftUNet` on the 8×8 pictures with all skips set to zero. What do the drawings lose first?
+# This loop runs without a complaint, and draws this. Find the one wrong word. Begin by printing, in every
+# round, the step of `xt`, the step the network is told, the spread of its answer.
 
 # %%
-def up_step(x, skip):                                 # (B, C, H, W), (B, K, 2H, 2W)
-    raise NotImplementedError                         # -> (B, C + K, 2H, 2W)
+@torch.no_grad()
+def broken_loop(model, xT, alpha_bar, steps):
+    table, xt = torch.linspace(len(alpha_bar) - 1, 0, steps).long().tolist(), xT
+    for i, t in enumerate(table):
+        a, a_next = alpha_bar[t], alpha_bar[table[i + 1]] if i + 1 < steps else torch.tensor(1.0).to(alpha_bar)
+        eps = model(xt, torch.full((len(xt),), i))
+        x0 = ((xt - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
+        xt = a_next.sqrt() * x0 + (1 - a_next).sqrt() * eps
+    return xt
+
+plotting.show_pictures(broken_loop(trained, noises[:6], SCHEDULE.alpha_bar, 50), title="The broken loop", scale=0.8)
+plt.show()
+
+
+# %% [markdown]
+# Write the loop again, mended.
 
 # %%
-check("02-skip", up_step)
+def mended_loop(model, xT, alpha_bar, steps):
+    raise NotImplementedError
+
+
+# %%
+check("02-broken-loop", mended_loop)
+
+
+# %% [markdown]
+# **Solution.** The network is told the counter `i`, 0 to 49, and takes every $x_t$ for nearly clean. It has to be told `t`.
+
+# %% tags=["solution"]
+# NBVAL_CHECK_OUTPUT
+@torch.no_grad()
+def mended_loop(model, xT, alpha_bar, steps):
+    table, xt = torch.linspace(len(alpha_bar) - 1, 0, steps).long().tolist(), xT
+    for i, t in enumerate(table):
+        a, a_next = alpha_bar[t], alpha_bar[table[i + 1]] if i + 1 < steps else torch.tensor(1.0).to(alpha_bar)
+        eps = model(xt, torch.full((len(xt),), t))
+        x0 = ((xt - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
+        xt = a_next.sqrt() * x0 + (1 - a_next).sqrt() * eps
+    return xt
+
+check("02-broken-loop", mended_loop)
+
+
+# %% [markdown]
+# ### Exercise 02.5 (measure, then open) · Copied or new?
+#
+# Write `copy_score`: each drawing's distance to the nearest `known` picture or its mirror image, over the median of that distance for `held_out`: 0 is a copy, 1 a typical new picture.
+# **Open**: score drawings of `nets["x0"]` and of the longer-trained `noise-predictor` (also x0). Does training bring copies?
+
+# %%
+def copy_score(drawings, known, held_out):            # (N, C, H, W), (M, C, H, W), (K, C, H, W)
+    raise NotImplementedError                         # -> (N,)
+
+
+# %%
+check("02-copies", copy_score)
+
 
 # %% [markdown]
 # **Solution**
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
-def up_step(x, skip):
-    larger = torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest")   # (B, C, 2H, 2W)
-    return torch.cat([larger, skip], dim=1)
+def copy_score(drawings, known, held_out):
+    every = torch.cat([known, known.flip(-1)]).flatten(1)
+    near, typical = (torch.cdist(x.flatten(1), every).amin(1) for x in (drawings, held_out))
+    return near / typical.median()
 
-check("02-skip", up_step)
+check("02-copies", copy_score)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Summary
 #
-# A guess of the noise is an average over all pictures that could hide in it. A small step towards an average, repeated, is
-# a drawing. The best possible guesser can only copy; a network that falls short of it draws what is not in the set.
+# Squared errors teach a network the mean of all pictures that could hide in the noise. A small step towards it, repeated, is
+# a drawing. The best possible predictor can only copy; one that falls short of it draws what is not in the set.
 #
 # | symbol | code | meaning |
 # |---|---|---|
-# | $x_0$, $x_t$ | `x0`, `xt` | clean picture; picture at step $t$ |
-# | $\varepsilon$, $v$ | `eps`, `target("v", …)` | noise; the mix of noise and picture |
-# | $\hat x_0$, $\hat\varepsilon$ | `to_x0(pred, …)`, `to_eps(pred, …)` | picture and noise that an answer implies |
-# | $e(t)$ | `sinusoidal_embedding(t, dim)` | the step as a vector |
-# | $y_\theta(x_t,t)$ | `model(xt, t)` | the network, a `UNet` |
+# | $x_0$, $x_t$, $\varepsilon$, $v$ | `x0`, `xt`, `eps`, `target("v", …)` | picture, noisy picture, noise, their mix |
+# | $\hat x_0$, $\hat\varepsilon$ | `to_x0(pred, …)`, `to_eps(pred, …)` | what an answer implies |
+# | $\mathrm{err}_\varepsilon=\mathrm{SNR}\cdot\mathrm{err}_{x_0}$ | `schedule.snr` | one answer, two units |
 # | $L$ | `diffusion_loss(model, x0, schedule, …)` | what training makes small |
-# | $x_t\to x_{t-1}$ | `ddpm(model, xT, schedule, …)` | the loop; `draw` runs it to the end |
+# | $x_t\to x_{t-1}$ | `ddpm(model, xT, schedule, …)` | the loop; `sample` runs it to the end |
 #
-# **What we did not show.** Where the step back comes from, and a measure of quality (notebook 03); how to say *what* to draw (04);
-# learned variances; larger pictures.
+# **What we did not show.** The derivation of the step, a measure of quality (03); how to say *what* to draw (04).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## What fails next: a thousand steps are slow
 #
-# The schedule has 1000 steps, and we skipped most of them without asking. What does that cost?
+# We skipped most of the 1000 steps without asking. What does that cost?
 
 # %% slideshow={"slide_type": "-"}
 import time
@@ -1289,29 +1384,28 @@ import time
 rows = {}
 for steps in (5, 20, 100):
     began = time.perf_counter()
-    rows[f"{steps} steps"] = sample(ddpm, trained, gaussian(4, seed=6), SCHEDULE, steps=steps, prediction=KIND,
-                                  generator=torch.Generator().manual_seed(0))
-    seconds = (time.perf_counter() - began) / 4
+    rows[f"{steps} steps"] = draw(noises[:6], steps=steps)
+    seconds = (time.perf_counter() - began) / 6
     print(f"{steps:4d} steps of DDPM: {seconds:.2f} s a picture")
 print(f"1000 steps, ten times the last line: {10 * seconds:.0f} s a picture, for {SIZE}×{SIZE} pixels")
-plotting.show_rows(rows, title="DDPM in fewer steps", scale=0.65)
+plotting.show_rows(rows, title="DDPM in fewer steps", scale=0.8)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# Few steps take the drawing apart; all steps take long, and this is a tiny picture from a tiny network. **Notebook 03** derives the
-# step back, and finds samplers that need far fewer steps.
+# Few steps take the drawing apart; all steps take long. **Notebook 03** derives the step, and finds samplers that need far fewer.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 02.1 and 02.4 make good homework; 02.3 deserves to be done together. Total: 60 min.
+# *For the lecturer, 3 min.* Exercises 02.1 and 02.2 make good homework; 02.4 deserves to be done together. Total: 60 min.
 
 # %% [markdown]
 # ## References
 #
-# - J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv 2006.11239: the step back (equations 6, 7, 11), the loss
-#   (equation 14, algorithm 1), sampling (algorithm 2), the U-Net (appendix B).
-# - J. Sohl-Dickstein et al., *Deep unsupervised learning using nonequilibrium thermodynamics*, 2015, arXiv 1503.03585: the idea.
-# - P. Vincent, *A connection between score matching and denoising autoencoders*, Neural Computation, 2011: why the best denoiser knows the score.
+# - J. Ho, A. Jain, P. Abbeel, *Denoising diffusion probabilistic models*, 2020, arXiv 2006.11239: equations 6, 7, 11, 14, table 2, algorithms 1 and 2, appendix B (U-Net, EMA).
+# - P. Vincent, *A connection between score matching and denoising autoencoders*, Neural Computation, 2011.
 # - T. Salimans, J. Ho, *Progressive distillation for fast sampling of diffusion models*, 2022, arXiv 2202.00512: $v$ (appendix D).
-# - O. Ronneberger, P. Fischer, T. Brox, *U-Net*, 2015, arXiv 1505.04597: the shape of the network (figure 1).
-# - E. Hoogeboom, J. Heek, T. Salimans, *simple diffusion*, 2023, arXiv 2301.11093: patches and schedules for larger pictures.
-# - A. Vaswani et al., *Attention is all you need*, 2017, arXiv 1706.03762: attention (equation 1), sine waves (section 3.5).
+# - O. Ronneberger, P. Fischer, T. Brox, *U-Net*, 2015, arXiv 1505.04597.
+# - E. Hoogeboom, J. Heek, T. Salimans, *simple diffusion*, 2023, arXiv 2301.11093.
+# - A. Vaswani et al., *Attention is all you need*, 2017, arXiv 1706.03762: equation 1, section 3.5.
+
+# %% [markdown]
+# ← [01 · Forward noising](01_forward_noising.ipynb) · [Contents](00_start_here.ipynb) · [03 · Sampling](03_sampling.ipynb) →
