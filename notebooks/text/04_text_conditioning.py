@@ -1167,7 +1167,7 @@ for ax, k in zip(axes, ("color", "concept", "background")):
         print(f"{k:10s} {name:15s} " + ", ".join(f"k = {n}: {s}" for n, s in zip(KS, found)))
     ax.set(title=k, xlabel="swap after step k of 10", xticks=KS, ylim=(0, 1.02))
 axes[0].set_ylabel("share that shows it")
-axes[1].legend(fontsize=10)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 fig.suptitle("Two sentences for one picture: which is obeyed?", x=0.01, ha="left", fontsize=13, fontweight="bold")
 plt.show()
 
@@ -1246,9 +1246,9 @@ lost = 100 * (rows["never shown, drawn"]["concept"] - rows["shown, drawn"]["conc
 print(f"concept, never shown against shown, pair by pair: {Mean.of(lost).text(0, ' points')}")
 
 # %% slideshow={"slide_type": "subslide"}
-picked = [p.color + " " + p.concept for p in pairs["never shown"][:8]]
-plotting.show_rows({"never shown,\ndrawn": composed["never shown"][0][:8], "the same,\nreal": real_pictures(pairs["never shown"][:8]),
-                    "shown,\ndrawn": composed["shown"][0][:8]}, [name.replace(" ", "\n", 1) for name in picked], None, scale=0.8)
+names = {name: [f"{p.color} {p.concept}" for p in asked[:8]] for name, asked in pairs.items()}
+few_of = torch.cat([composed["never shown"][0][:8], real_pictures(pairs["never shown"][:8]), composed["shown"][0][:8]])
+plotting.show_pictures(few_of, 2 * names["never shown"] + names["shown"], row_labels=["never shown,\ndrawn", "the same,\nreal", "shown,\ndrawn"])
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -1400,11 +1400,11 @@ def suspect(model, xt, t, context, mask, scale):
     uncond, cond = model(torch.cat([xt, xt]), torch.cat([t, t]), context=both, context_mask=masks).chunk(2)
     return uncond + scale * (cond - uncond)
 
-asked = ["panda", "red heart", "soccer ball", "sunflower", "penguin", "umbrella"]
+asked = ["panda", "star", "lemon", "sunflower", "penguin", "umbrella"]
 context, mask = model.encode_prompt(asked)
 one_noise = gaussian(1, seed=0).expand(6, -1, -1, -1)
 rows = {f"scale {s}": walk(partial(suspect, model.unet, context=context, mask=mask, scale=s), one_noise) for s in (0, 1, 2)}
-plotting.show_rows(rows, [text.replace(" ", "\n") for text in asked], None, scale=0.8)
+plotting.show_rows(rows, asked, "One noise, one scale a row", scale=0.8)
 plt.show()
 
 # %% [markdown]
