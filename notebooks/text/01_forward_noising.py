@@ -1119,7 +1119,7 @@ check("01-shift", shift_schedule)
 
 
 # %% [markdown] slideshow={"slide_type": "skip"}
-# *Solution of 01.4, folded. The shift closes nearly all of the gap; the rest is detail that 16 pixels do not show.*
+# *Solution of 01.4, folded. The shift closes most of the gap; the rest is detail that 16 pixels do not show.*
 
 # %% slideshow={"slide_type": "skip"} tags=["solution"]
 # NBVAL_CHECK_OUTPUT
