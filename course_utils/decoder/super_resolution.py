@@ -202,7 +202,7 @@ class EfficientUNet(nn.Module):
 
         self.conv_norm_out = nn.GroupNorm(groups, first, eps=1e-5)
         self.conv_out = nn.Conv2d(first + 6, 3, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)  # begins with the enlarged picture
+        nn.init.zeros_(self.conv_out.weight)  # begins silent
         nn.init.zeros_(self.conv_out.bias)
 
     @property

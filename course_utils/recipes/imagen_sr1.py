@@ -23,7 +23,7 @@ def batch(generator: torch.Generator, n: int) -> dict[str, torch.Tensor]:
 
 
 def loss(network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-    """Return the error of the predicted residual, given the captions' states."""
+    """Return the error of the predicted velocity of the residual, given the captions' states."""
     conditions = {key: batch[key] for key in ("low", "level", "context")}
     residual = to_residual(batch["x0"], batch["low"], batch["level"], SR1_STD)
     return diffusion_loss(network, residual, SCHEDULE, PREDICTION, generator, **conditions)

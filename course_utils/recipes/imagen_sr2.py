@@ -68,7 +68,7 @@ def batch(generator: torch.Generator, n: int) -> dict[str, torch.Tensor]:
 
 
 def loss(network: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-    """Return the error of the predicted residual."""
+    """Return the error of the predicted velocity of the residual."""
     low, level = batch["low"], batch["level"]
     residual = to_residual(batch["x0"], low, level, SR2_STD)
     return diffusion_loss(network, residual, SCHEDULE, PREDICTION, generator, low=low, level=level)

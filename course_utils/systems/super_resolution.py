@@ -19,9 +19,7 @@ from course_utils.generator.schedules import make_schedule
 from course_utils.systems.stage import Stage, spread
 
 SCHEDULE = make_schedule("cosine")
-PREDICTION = (
-    "x0"  # the residual itself, nothing on plain paper: eps and v want the noise copied at full size everywhere
-)
+PREDICTION = "v"  # of the residual: after equal steps 24.4 dB, where x0, which copies small noise badly, had 22.6
 SR2_SIDE = 256
 
 
