@@ -1,8 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 05 · Latent VAE: can we paint a smaller picture and enlarge it faithfully?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/05_latent_vae.ipynb)
-#
 # | | |
 # |---|---|
 # | **Time** | a 60-minute lecture; three hours with the exercises; the code runs in about two minutes |
@@ -13,20 +11,26 @@
 # In notebook 04 four times the pixels meant four times the work, at every step. Here we build the third module: it turns a picture into a
 # small *latent*, and a latent into a picture. The generator may then paint small.
 
+# %% [markdown]
+# ← [04 · Text conditioning](04_text_conditioning.ipynb) · [Contents](00_start_here.ipynb) · [06 · Stable Diffusion](06_stable_diffusion.ipynb) →
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Ask: "Which pixels of a photo could you guess from their neighbours?" Nearly all. That is what we remove. The mistake to wait
 # for: a variational autoencoder is a generator, so we are done. Ours is not one, and the last figure shows it.
 
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -67,6 +71,7 @@ def encode(x, model=vae):
 def decode(z, model=vae):
     return torch.cat([model.decode(part) for part in z.split(16)]).clamp(-1, 1)          # (B, 3, 64, 64)
 
+
 # %% slideshow={"slide_type": "-"}
 z = encode(unseen)
 painted = decode(z)
@@ -102,6 +107,7 @@ from course_utils.layers import AttentionBlock, Downsample2D, ResnetBlock2D, Ups
 
 known = to_tensor(Composer(load_emoji(SIZE, FIRST_STYLES), languages=("en",), p_background=0.7).compose(320, seed=1).images)  # of the training set
 
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: shrink it, enlarge it
 #
@@ -125,6 +131,7 @@ for side in sides[2:]:
 rows = {"picture": unseen[:6], "18×18, enlarged": shrunk(unseen[:6], 18), "our latent": painted[:6]}
 plotting.show_rows(rows, title="About a thousand numbers, kept in two ways", scale=0.85)
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The colours survive, the edges do not. Shrinking keeps the same thing everywhere: the local mean. But our pictures are not arbitrary; they are made of flat
@@ -162,6 +169,7 @@ def linear_copy(x, f, mean, axes, channels):
     z = (patches(x, f) - mean) @ A                                                       # (B, H/f, W/f, C)
     return F.pixel_shuffle((mean + z @ A.T).permute(0, 3, 1, 2), f)                      # (B, 3, H, W)
 
+
 # %% [markdown]
 # **Check.** With all axes nothing is lost, and with none only the mean patch is left.
 
@@ -195,6 +203,7 @@ ax.set_xticks([64, 256, 1024, 4096], ["64", "256", "1,024", "4,096"])
 ax.legend(fontsize=11)
 print("1,024 numbers:", ", ".join(f"f = {f}: {p:.1f} dB" for f, p in at_1024.items()), f"| VAE: {psnr(painted, unseen).mean():.1f} dB")
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** More numbers, more quality, on every line: channels buy quality. At equal numbers larger patches win, because a code that sees
@@ -232,6 +241,7 @@ class Gaussian:
     def kl(self):
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
+
 # %% [markdown]
 # **Check** against torch's own distributions.
 
@@ -241,6 +251,7 @@ some = Gaussian(*torch.randn(2, 5, 4, 3, 3, generator=torch.Generator().manual_s
 ours, unit = torch.distributions.Normal(some.mean, (some.logvar / 2).exp()), torch.distributions.Normal(0, 1)
 print("kl", tuple(some.kl().shape), "equal:", torch.allclose(some.kl(), torch.distributions.kl_divergence(ours, unit).sum(dim=(1, 2, 3)), atol=1e-4))
 print("at rest it costs", float(Gaussian(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)).kl()))
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Is the trick needed? One dimension: move a cloud, which starts around 0, to the target 3. `torch.normal` draws from exactly the same Gaussian.
@@ -306,6 +317,7 @@ def fit(kl, num_steps=1400, batch=32):
     return net.eval().requires_grad_(False)
 
 nets = {"AE": fit(kl=0), "VAE": fit(kl=1e-3)}
+
 
 # %% [markdown]
 # Three tests: copy, interpolate from one face to another, and decode latents that belong to no picture. Those of the AE we draw with its own latents' mean and spread, which is fair to it; those
@@ -386,6 +398,7 @@ class VAEBlock(nn.Module):
             x = resize(x)
         return x
 
+
 # %% [markdown]
 # LDM pads at the far edge only: a detail that nobody chooses, and without which no published weights fit. In the middle, at 16×16, all places see each other once.
 
@@ -420,6 +433,7 @@ class Encoder(nn.Module):
             x = block(x)
         return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The decoder is the mirror, with one residual block more at every level: to invent edges is harder than to forget them.
 
@@ -444,6 +458,7 @@ class Decoder(nn.Module):
         for block in self.up_blocks:
             x = block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -504,6 +519,7 @@ class FeatureNet(nn.Module):
     def forward(self, x):
         return self.concept(self.features(x)[-1].mean(dim=(2, 3)))
 
+
 # %%
 # @save course_utils/decoder/perceptual.py
 def perceptual_distance(net, x, y):
@@ -512,6 +528,7 @@ def perceptual_distance(net, x, y):
         gap = F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6)
         distance = distance + gap.square().sum(dim=1).mean(dim=(1, 2))  # (B,)
     return distance
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Check.** Four kinds of damage, each scaled to *exactly* the same squared error.
@@ -571,6 +588,7 @@ plotting.show_pictures(torch.cat([candidates[:3], *answers.values()]), ["candida
                        title="What each loss wants, when it cannot know", scale=1.1)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Squared error alone (weight 0) asks for the blur. With the perceptual term edges return, at the price of squared error; with too much of it
 # lines appear that are in no candidate. So the weight is small.
@@ -610,6 +628,7 @@ crops = {name: torch.cat([part[1:5], part[6:8]])[:, :, 12:52, 12:52] for name, p
 plotting.show_rows(crops, title="Crops: two decoders that must guess", scale=0.95)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Compare the two lines: one wins in decibels, the other in perceptual distance. Judge the crops yourself. Both are far from sharp. LDM adds a third
 # term, an **adversarial** one: a second network learns to tell copies from pictures, and the decoder learns to fool it (section 3.1). It sharpens more, and it needs long and careful training. We leave it
@@ -645,6 +664,7 @@ class VAE(nn.Module):
         gaussian = self.encode(x)
         return self.decode(gaussian.sample(generator)), gaussian
 
+
 # %% [markdown]
 # **Check** against `diffusers`: our trained weights load into its `AutoencoderKL` by name, strictly, and it paints the same pictures.
 
@@ -677,6 +697,7 @@ print("the class above takes the trained weights:", VAE().load_state_dict(vae.st
 # %% slideshow={"slide_type": "-"}
 from course_utils.recipes.vae import KL, PERCEPTUAL, RECIPE, feature_net
 
+
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/recipes/vae.py
 def loss(network, batch, generator):
@@ -686,6 +707,7 @@ def loss(network, batch, generator):
     pixels = gap.abs().mean() + gap.square().mean()  # L1 keeps edges sharp, L2 forbids a wrong colour on a large area
     perceptual = perceptual_distance(feature_net(x0.device), x, x0).mean()
     return pixels + PERCEPTUAL * perceptual + KL * gaussian.kl().mean() / gaussian.mean[0].numel()
+
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it
@@ -865,6 +887,7 @@ def cost(side, channels, count=4):
         net(x, t, context)
     return counter.get_total_flops() / count / 1e9, 1000 * min(seconds)
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Quality against cost. The linear copy of idea 1 stands for the quality that $f$ and $C$ allow: to train a VAE for each pair would take days.
 
@@ -886,6 +909,7 @@ print(f"a picture in 20 steps: pixels {whole['pixels']:.0f} GFLOP; latents {whol
 # NBVAL_CHECK_OUTPUT
 print(f"a step on 64×64 pixels costs {table[1, 3][0] / table[4, 4][0]:.1f} times the FLOP of one on 16×16 latents")
 print("twice the channels cost less than 1 % more:", table[4, 8][0] / table[4, 4][0] < 1.01)
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The *side* is what costs: $f$ twice as large is about a quarter of the work. *Channels* are nearly free for the U-Net and raise the quality of the copy. So why not take 64 channels? Because a
@@ -972,6 +996,7 @@ print("its noise is nearer to 1:", bool(nets["summed"].encode(faces).logvar.mean
 # NBVAL_CHECK_OUTPUT
 hint("05-psnr", 1)
 
+
 # %% [markdown]
 # ### Exercise 05.1 (warm-up) · Decibels
 #
@@ -983,8 +1008,10 @@ hint("05-psnr", 1)
 def decibels(x, y):                                   # (B, C, H, W) twice
     raise NotImplementedError                         # -> (B,)
 
+
 # %%
 check("05-psnr", decibels)
+
 
 # %% [markdown]
 # **Solution** (folded)
@@ -995,6 +1022,7 @@ def decibels(x, y):
     return 10 * torch.log10(4 / (x - y).square().mean(dim=(1, 2, 3)))
 
 check("05-psnr", decibels)
+
 
 # %% [markdown]
 # ### Exercise 05.2 (warm-up) · Draw, and let the gradient through
@@ -1007,8 +1035,10 @@ check("05-psnr", decibels)
 def draw_latent(mean, logvar, noise):                 # (B, C, H, W) each
     raise NotImplementedError                         # -> (B, C, H, W)
 
+
 # %%
 check("05-sample", draw_latent)
+
 
 # %% [markdown]
 # **Solution**
@@ -1019,6 +1049,7 @@ def draw_latent(mean, logvar, noise):
     return mean + (logvar / 2).exp() * noise
 
 check("05-sample", draw_latent)
+
 
 # %% [markdown]
 # ### Exercise 05.3 (code) · The price of a cloud
@@ -1031,8 +1062,10 @@ check("05-sample", draw_latent)
 def kl_price(mean, logvar):                           # (B, C, H, W) each
     raise NotImplementedError                         # -> (B,)
 
+
 # %%
 check("05-kl", kl_price)
+
 
 # %% [markdown]
 # **Solution.** Only mean 0 and variance 1 is free: a cloud that says nothing.
@@ -1043,6 +1076,7 @@ def kl_price(mean, logvar):
     return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean(dim=(1, 2, 3))
 
 check("05-kl", kl_price)
+
 
 # %% [markdown]
 # ### Exercise 05.4 (code) · One layer of the perceptual distance
@@ -1055,8 +1089,10 @@ check("05-kl", kl_price)
 def perceptual(a, b):                                 # (B, C, H, W) twice
     raise NotImplementedError                         # -> (B,)
 
+
 # %%
 check("05-perceptual", perceptual)
+
 
 # %% [markdown]
 # **Solution**
@@ -1068,6 +1104,7 @@ def perceptual(a, b):
     return gap.square().sum(dim=1).mean(dim=(1, 2))
 
 check("05-perceptual", perceptual)
+
 
 # %% [markdown]
 # ### Exercise 05.5 (code) · The scale factor without drawing
@@ -1081,8 +1118,10 @@ check("05-perceptual", perceptual)
 def scale_factor(mean, logvar):                       # (B, C, H, W) each
     raise NotImplementedError                         # -> one number, a tensor of shape ()
 
+
 # %%
 check("05-scale", scale_factor)
+
 
 # %% [markdown]
 # **Solution**
@@ -1093,6 +1132,7 @@ def scale_factor(mean, logvar):
     return (mean.var(correction=0) + logvar.exp().mean()).rsqrt()
 
 check("05-scale", scale_factor)
+
 
 # %% [markdown]
 # ### Exercise 05.6 (code, then open) · The best linear autoencoder
@@ -1105,8 +1145,10 @@ check("05-scale", scale_factor)
 def linear_autoencoder(patches, channels):            # (N, D), int
     raise NotImplementedError                         # -> (N, D)
 
+
 # %%
 check("05-linear", linear_autoencoder)
+
 
 # %% [markdown]
 # **Solution**
@@ -1169,3 +1211,6 @@ plt.show()
 # - P. Esser, R. Rombach, B. Ommer, *Taming Transformers* (VQGAN), 2021, arXiv 2012.09841: the adversarial term (section 3.1).
 # - P. Baldi, K. Hornik, *Neural networks and principal component analysis*, Neural Networks 2, 1989: the best linear autoencoder.
 # - K. Simonyan, A. Zisserman, *Very deep convolutional networks* (VGG), 2015, arXiv 1409.1556: the shape of our feature net.
+
+# %% [markdown]
+# ← [04 · Text conditioning](04_text_conditioning.ipynb) · [Contents](00_start_here.ipynb) · [06 · Stable Diffusion](06_stable_diffusion.ipynb) →

@@ -1,8 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 06 · Stable Diffusion: three modules, each small: what do they draw together?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/06_stable_diffusion.ipynb)
-#
 # | | |
 # |---|---|
 # | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in two to three minutes |
@@ -12,20 +10,26 @@
 #
 # We have a text encoder, a U-Net and a decoder. Today they meet, and the whole is Stable Diffusion. Then we ask what else than a text can say what to draw.
 
+# %% [markdown]
+# ← [05 · Latent VAE](05_latent_vae.ipynb) · [Contents](00_start_here.ipynb) · [07 · CLIP](07_clip.ipynb) →
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Let the room draw the three boxes and write the shape on every arrow. Mistakes to wait for: the scale factor is forgotten on one of two
 # sides; guidance is turned up until the colours scream; text is taken for the only condition there is.
 
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -60,6 +64,7 @@ def paint(prompts, zT, steps=20, guidance=2.0, system=sd, **options):
         *_, last = system.txt2img(zT[i:i + 16], prompts[i:i + 16], steps, guidance, **options)
         latents.append(last.xt)
     return torch.cat([system.decode(z) for z in latents])                                # (B, 3, 64, 64)
+
 
 # %% slideshow={"slide_type": "-"}
 PROMPTS = {"panda, snow": "熊猫，雪地", "pink butterfly, blue sky and grass": "粉色的蝴蝶，蓝天，草地", "red automobile, beach": "红色的汽车，沙滩",
@@ -129,6 +134,7 @@ def dots_with(always, steps, known=0.5):
         return torch.stack([x, xt[:, 1]], dim=1)                                         # the next step starts from here
     return sample(ddim, ideal, xT, cosine, steps=steps, prediction="x0", clip=False, spacing="trailing", after_step=put_back)
 
+
 # %% slideshow={"slide_type": "-"}
 clouds = {"at the end": dots_with(False, 100), "at each of 10 steps": dots_with(True, 10), "at each of 100 steps": dots_with(True, 100)}
 for name, xy in clouds.items():
@@ -164,6 +170,7 @@ from course_utils.generator.latent_unet import LatentUNet
 from course_utils.systems.stable_diffusion import CONTEXT_DIM
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID, encode, open_tokenizer
 
+
 # %%
 # @save course_utils/systems/stable_diffusion.py
 def tokenize(texts):
@@ -178,6 +185,7 @@ def make_unet(in_channels=4, channels=(40, 80, 160)):
     )  # fmt: skip
     return unet.to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
+
 # %% [markdown]
 # The shapes, from a sentence to a picture. The text encoder is notebook 04's and stays frozen, as Stable Diffusion froze CLIP's.
 
@@ -191,6 +199,7 @@ with torch.no_grad():
 print("tokens", tuple(ids.shape), "-> context", tuple(context.shape), "-> v", tuple(v.shape), "-> picture", tuple(x.shape))
 frozen = not any(p.requires_grad for p in sd.text_encoder.parameters())
 print("the text encoder is frozen:", frozen, "| our make_unet takes the weights:", make_unet().load_state_dict(sd.unet.state_dict()))
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Predict.** Which module has the most parameters, and which takes the most time for one picture in 20 guided steps?
@@ -216,6 +225,7 @@ parts = {"text encoder": (sd.text_encoder, 2 * milliseconds(lambda: sd.text_enco
 total = sum(ms for _, ms in parts.values())
 for name, (module, ms) in parts.items():
     print(f"{name:13s} {sum(p.numel() for p in module.parameters()):9,} parameters {ms:7.1f} ms a picture ({ms / total:.0%})")
+
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 5 min.* Stable Diffusion 1.5 for comparison: text encoder 123 million, U-Net 860 million, VAE 84 million. The proportions are ours.
@@ -249,11 +259,13 @@ class AttentionPooling(nn.Module):
         q, k, v = self.split(self.q_proj(question)), self.split(self.k_proj(tokens)), self.split(self.v_proj(tokens))
         return F.scaled_dot_product_attention(q, k, v).flatten(1)  # (B, heads, 1, head_dim) -> (B, D)
 
+
 # %% [markdown]
 # The U-Net is notebook 04's. It takes the pooled text as `added`, a summand of the step's vector.
 
 # %%
 from course_utils.generator.unet import UNet
+
 
 # %%
 # @save course_utils/generator/latent_unet.py
@@ -278,6 +290,7 @@ class LatentUNet(UNet):
     def forward(self, x, t, context, context_mask=None):
         return super().forward(x, t, context, context_mask, added=context)
 
+
 # %% [markdown]
 # **Check** against `diffusers`, whose class has the same names.
 
@@ -289,6 +302,7 @@ peer, ours = Peer(128, 160, 4).eval(), TextTimeEmbedding(128, 160, 4).eval()
 print(ours.load_state_dict(peer.state_dict()))
 with torch.no_grad():
     print(tuple(context.shape), "->", tuple(ours(context).shape), "equal:", torch.allclose(ours(context), peer(context), atol=1e-5))
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Two ways in, so we may say two different things. **Predict.** Cross-attention reads "panda, snow", the step embedding gets "hamburger, sunset". What comes?
@@ -325,6 +339,7 @@ print("each way in moves the picture:", all(bool((x - rows["both get A"]).abs().
 # %% slideshow={"slide_type": "-"}
 plotting.show_rows({name: x for name, x in rows.items() if name != "both get A"}, title=f"A: {A}   B: {B}", scale=0.85)
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The upper rows say what each way can do alone, the lower ones which of the two wins when they disagree: the subject follows the attention, and the pooled vector is the quieter
@@ -406,6 +421,7 @@ from course_utils.datasets.latent_cache import BATCH
 from course_utils.recipes.latent_base import TIMESTEP_POWER
 from course_utils.systems.stable_diffusion import PREDICTION, SCHEDULE
 
+
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/datasets/latent_cache.py
 @torch.inference_mode()
@@ -418,6 +434,7 @@ def encode_all(vae, images, device="cpu", progress=None):
         if progress:
             progress(min(i + BATCH, len(images)), len(images))
     return torch.cat(means), torch.cat(stds)
+
 
 # %% [markdown]
 # The loss is notebook 02's; noisy steps come up more often, for there only the text tells what to draw.
@@ -432,6 +449,7 @@ def sample_latents(latents, index, generator):
 def latent_loss(network, z, generator, **conditions):
     t = sample_timesteps(len(z), SCHEDULE.num_steps, TIMESTEP_POWER, generator)
     return diffusion_loss(network, z, SCHEDULE, PREDICTION, generator, t=t, **conditions)
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Predict.** How much of a training step goes into encoding, if we encode every time?
@@ -504,6 +522,7 @@ def class_batch(generator, n):
 def class_loss(net, batch, generator):
     t = sample_timesteps(len(batch["z"]), 1000, TIMESTEP_POWER, generator)
     return diffusion_loss(net.unet, batch["z"], SCHEDULE, "x0", generator, t=t, context=net.encode_prompt(batch["classes"]))
+
 
 # %% [markdown]
 # How long, and what loss is normal? We compare with an answer that looks at nothing: the mean latent.
@@ -717,6 +736,7 @@ def change(picture, prompt, strength, seed=0, guidance=2.0, system=sd):
     *_, z = system.encode(picture), *(state.xt for state in system.img2img(picture, [prompt], strength, 20, generator, guidance=guidance))
     return system.decode(z)                                                              # at strength 0: of the picture's own latent
 
+
 # %% [markdown]
 # **Check.** The number of steps, and the two ends.
 
@@ -741,6 +761,7 @@ for text, (source, *changed) in rows.items():
     print(f"{text:36s}", ", ".join(f"{r}: {(x - source).abs().mean():.2f}" for r, x in zip(STRENGTHS, changed)))
 plotting.show_rows(rows, ["given", *(f"strength {r}" for r in STRENGTHS)], "From a picture to another (and the mean change, printed above)", scale=0.85)
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The printed change grows with the strength. Somewhere in the middle lies the useful range: outline and colours are still those of the scribble, the look is that of
@@ -779,6 +800,7 @@ def blend_known(zt, known, eps, mask, t, schedule):
     if t >= 0:
         known = add_noise(known, eps, torch.full((len(zt),), t, device=zt.device), schedule)
     return mask * zt + (1 - mask) * known
+
 
 # %% [markdown]
 # Notebook 03's samplers take such a guest as `after_step`: the next step starts from what it returns. The library's `inpaint` counts the channels of the U-Net and takes
@@ -822,6 +844,7 @@ for name, x in ways.items():
 plotting.show_rows({name: [scene[0], hole[0], *x] for name, x in ways.items()}, ["given", "hole", *FILLS], "A hole, filled in two ways", scale=0.8)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Compare the borders: does the sand go on under the new subject? Compare the subjects: which way obeys the sentence better? The printed numbers say how well the kept part is kept. Neither can be better than
 # the VAE, for even kept places pass through it; programs therefore paste the old pixels back at the end. **Limit**: the hole is a rectangle, and the nine-channel net began as our
@@ -848,6 +871,7 @@ def outline(pictures, masks=None, threshold=0.35):
     lowest = -F.max_pool2d(-pictures, 3, stride=1, padding=1)
     return ((highest - lowest).amax(dim=1, keepdim=True) > threshold).to(pictures)
 
+
 # %%
 # NBVAL_CHECK_OUTPUT
 colourer = open_stable_diffusion("outline")
@@ -856,6 +880,7 @@ lines = outline(apple)
 print("lines", tuple(lines.shape), lines.unique().tolist(), "-> folded", tuple(F.pixel_unshuffle(lines, 4).shape))
 print("nothing is lost:", torch.equal(F.pixel_shuffle(F.pixel_unshuffle(lines, 4), 4), lines))
 print("channels in:", colourer.unet.conv_in.in_channels)
+
 
 # %% [markdown]
 # And lines that no emoji ever had, drawn with Pillow.
@@ -881,6 +906,7 @@ ASK = {"red apple": (lines, ["green apple", "red apple, night sky", "蓝色的�
        "fish": (outline(fish), ["red tropical fish", "purple tropical fish, sea", "绿色的热带鱼"]),
        "by hand": (hand_drawn(), ["blue cat face", "panda, snow", "狐狸，日落"])}
 coloured = {name: colour_in(*job) for name, job in ASK.items()}
+
 
 # %% slideshow={"slide_type": "subslide"}
 def kept_lines(x, lines):                                                                # share of given lines found again
@@ -1023,6 +1049,7 @@ for name, system in wrongly.items():
 # NBVAL_CHECK_OUTPUT
 hint("06-picture", 1)
 
+
 # %% [markdown]
 # ### Exercise 06.1 (warm-up) · From a latent to a picture
 #
@@ -1034,8 +1061,10 @@ hint("06-picture", 1)
 def to_picture(decode, z, scale):                     # function, (B, 4, h, w), one number
     raise NotImplementedError                         # -> (B, 3, H, W)
 
+
 # %%
 check("06-picture", to_picture)
+
 
 # %% [markdown]
 # **Solution** (folded)
@@ -1046,6 +1075,7 @@ def to_picture(decode, z, scale):
     return decode(z / scale).clamp(-1, 1)
 
 check("06-picture", to_picture)
+
 
 # %% [markdown]
 # ### Exercise 06.2 (warm-up) · How many steps a strength takes
@@ -1058,8 +1088,10 @@ check("06-picture", to_picture)
 def last_steps(table, strength):                      # (S,) long, a number from 0 to 1
     raise NotImplementedError                         # -> (n,) long
 
+
 # %%
 check("06-strength", last_steps)
+
 
 # %% [markdown]
 # **Solution**
@@ -1070,6 +1102,7 @@ def last_steps(table, strength):
     return table[len(table) - int(strength * len(table)):]
 
 check("06-strength", last_steps)
+
 
 # %% [markdown]
 # ### Exercise 06.3 (code) · Keep what is known
@@ -1082,8 +1115,10 @@ check("06-strength", last_steps)
 def keep(zt, known, eps, mask, alpha_bar_t):          # (B, 4, h, w) three times, (B, 1, h, w), tensor of shape ()
     raise NotImplementedError                         # -> (B, 4, h, w)
 
+
 # %%
 check("06-keep", keep)
+
 
 # %% [markdown]
 # **Solution.** The network learned from latents whose places are all equally noisy. A clean part beside a noisy one is nothing it has ever seen.
@@ -1096,6 +1131,7 @@ def keep(zt, known, eps, mask, alpha_bar_t):
 
 check("06-keep", keep)
 
+
 # %% [markdown]
 # ### Exercise 06.4 (code) · Nine channels
 #
@@ -1107,8 +1143,10 @@ check("06-keep", keep)
 def nine_channels(zt, mask, kept):                    # (B, 4, h, w), (B, 1, H, W), (B, 4, h, w)
     raise NotImplementedError                         # -> (B, 9, h, w)
 
+
 # %%
 check("06-nine", nine_channels)
+
 
 # %% [markdown]
 # **Solution**
@@ -1119,6 +1157,7 @@ def nine_channels(zt, mask, kept):
     return torch.cat([zt, F.interpolate(mask, size=zt.shape[-2:]), kept], dim=1)
 
 check("06-nine", nine_channels)
+
 
 # %% [markdown]
 # ### Exercise 06.5 (code) · The mean asks, all answer
@@ -1131,8 +1170,10 @@ check("06-nine", nine_channels)
 def pool(context, position):                          # (B, L, D), (1, D)
     raise NotImplementedError                         # -> (B, D)
 
+
 # %%
 check("06-pool", pool)
+
 
 # %% [markdown]
 # **Solution**
@@ -1146,6 +1187,7 @@ def pool(context, position):
 
 check("06-pool", pool)
 
+
 # %% [markdown]
 # ### Exercise 06.6 (code, then open) · Two conditions, two scales
 #
@@ -1158,8 +1200,10 @@ check("06-pool", pool)
 def two_guides(none, picture, both, picture_scale, text_scale):
     raise NotImplementedError                         # -> like none (B, C, H, W)
 
+
 # %%
 check("06-two", two_guides)
+
 
 # %% [markdown]
 # **Solution**
@@ -1218,3 +1262,6 @@ plt.show()
 # - L. Zhang, A. Rao, M. Agrawala, *Adding conditional control to text-to-image diffusion models* (ControlNet), 2023, arXiv 2302.05543: section 3.
 # - T. Salimans, J. Ho, *Progressive distillation*, 2022, arXiv 2202.00512: the velocity $v$ (section 4, appendix D).
 # - C. Lu et al., *DPM-Solver++*, 2022, arXiv 2211.01095: the default sampler (algorithm 2).
+
+# %% [markdown]
+# ← [05 · Latent VAE](05_latent_vae.ipynb) · [Contents](00_start_here.ipynb) · [07 · CLIP](07_clip.ipynb) →

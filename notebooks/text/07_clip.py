@@ -1,8 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 07 · CLIP: how do words and pictures come to share a space?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/07_clip.ipynb)
-#
 # | | |
 # |---|---|
 # | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in about two minutes |
@@ -13,20 +11,26 @@
 # In notebook 04 the text encoder learned together with one generator. Here it learns without any: it learns which words *fit* which
 # picture. Stable Diffusion and DALL·E 2 build on that.
 
+# %% [markdown]
+# ← [06 · Stable Diffusion](06_stable_diffusion.ipynb) · [Contents](00_start_here.ipynb) · [10 · DreamBooth](10_dreambooth.ipynb) →
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Ask: "How would you search photographs by a sentence, without labels?" Someone will say: caption them all first. CLIP needs no caption of the picture it finds. The mistake to
 # wait for: pictures and captions end up in the same place. Idea 5 measures it.
 
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -56,6 +60,7 @@ emoji = load_emoji(64, split="all")                                             
 gallery = to_tensor(emoji.on_white())                                                    # (N, 3, 64, 64)
 gallery_embed = embed_images(clip, gallery)                                              # (N, D)
 print(f"{len(gallery):,} pictures, each a vector of {gallery_embed.shape[1]} numbers")
+
 
 # %% slideshow={"slide_type": "-"}
 def nearest(prompt, count=8):
@@ -90,6 +95,7 @@ from course_utils.evaluation.intervals import Mean, Share
 from course_utils.figures.pairs import plot_pairs
 from course_utils.layers import Encoder
 
+
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Try it yourself: draw the pairs together
 #
@@ -118,6 +124,7 @@ def meet(loss, n=8, seed=0, at=(0, 10, 40, 200)):
 def pull(x, y):
     return -(x * y).sum(dim=1).mean()                                                    # minus the mean cosine of the pairs
 
+
 # %%
 def smallest_angle(x):                                                                   # between two different pairs, in degrees
     return math.degrees(math.acos((x @ x.T - 2 * torch.eye(len(x))).max().clamp(-1, 1)))
@@ -129,6 +136,7 @@ print("smallest angle between different pairs, three starts:", ", ".join(f"{smal
 heap = F.normalize(torch.ones(2, 8, 2), dim=2)                                            # all sixteen points in one place
 print(f"the loss at the end {pull(*together[0][-1]):.3f}, and with all points in one place {pull(*heap):.3f}")
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** All pairs meet, and different pairs end up only a few degrees apart. Worse, the last line shows that everything in *one* place would be just as good for this loss (a **collapse**).
@@ -161,6 +169,7 @@ def contrastive_loss(image_embed, text_embed, scale, also=None):
             logits = logits.masked_fill(also & ~own, -torch.inf)
         pairs = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+
 
 # %% [markdown]
 # (`also` comes later: it names captions that are true of a picture without being its own.) **Check.** Vectors that say nothing pay $\ln N$, as a guess among $N$ does. And the gradient on a logit is what a softmax
@@ -216,6 +225,7 @@ print(f"every row of the first adds up to {rows.sum(dim=1).mean():.3f}, every co
 print(f"cosines of the own pairs {cosines.diagonal().mean():.2f} on average, of the others {cosines[~torch.eye(6, dtype=torch.bool)].mean():.2f}")
 print(f"right in rows: {int((rows.argmax(1) == torch.arange(6)).sum())} of 6, in columns: {int((columns.argmax(0) == torch.arange(6)).sum())} of 6")
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **Why not a classifier?** It has one output a class, fixed before training: no new words, no sentences, no second language. Here the text tower *writes* the weights of a classifier, for any list of words, at the
 # moment you ask. **Why cosines?** If lengths were free, the network could lower the loss by making vectors longer, that is by being surer, without fitting better. With length 1 only directions count, and
@@ -251,6 +261,7 @@ class VisionEmbeddings(nn.Module):
         tokens = torch.cat([self.class_embedding.expand(len(x), 1, -1), patches], dim=1)
         return tokens + self.position_embedding.weight  # (B, 1 + N, D)
 
+
 # %% [markdown]
 # A convolution with a stride of its own size *is* the cutting: each patch meets the same matrix, once.
 
@@ -271,6 +282,7 @@ class CLIPVisionModel(nn.Module):
 
     def pooled(self, x):
         return self.post_layernorm(self.forward(x)[:, 0])
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ## The key piece: CLIP
@@ -306,6 +318,7 @@ class CLIP(nn.Module):
 
     def forward(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.embed_image(x), self.embed_text(ids)
+
 
 # %% [markdown]
 # **Check** against `transformers`: its `CLIPModel` takes our whole state dict by name, strictly, and gives the same vectors and the same loss.
@@ -362,6 +375,7 @@ def small(split):
 (known, known_concepts), (unseen, unseen_concepts) = small("train"), small("test")
 print(f"{len(known):,} pictures to learn from, {len(unseen)} held out, {len(number):,} names in two languages")
 
+
 # %% [markdown]
 # A held-out picture is a *drawing* that training never shows; its concept was seen in other styles.
 
@@ -378,6 +392,7 @@ class SmallCLIP(nn.Module):
 
 def same(concepts):                                                                      # (N,) -> (N, N): captions that are true too
     return concepts[:, None] == concepts
+
 
 # %%
 def fit(pool, steps=150, batch=256, also=same, scale=None, caption_of=lambda concepts, generator: concepts, seed=0):
@@ -398,11 +413,13 @@ def fit(pool, steps=150, batch=256, also=same, scale=None, caption_of=lambda con
         losses.append(loss.item())
     return net.requires_grad_(False), losses
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The measure: is the right key among the $k$ nearest? With names as keys this is **zero-shot naming**, with captions **retrieval**, written R@$k$. Each share comes with its 95 % interval.
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.errors import InputError
+
 
 # %%
 # @save course_utils/evaluation/report_clip.py
@@ -411,6 +428,7 @@ def recall(query: torch.Tensor, keys: torch.Tensor, right: torch.Tensor, k: int 
         raise InputError(f"k must be from 1 to {len(keys)}, the number of keys, not {k}")
     nearest = (query @ keys.T).topk(k).indices  # (N, k)
     return Share.of((nearest == right[:, None]).any(dim=1))
+
 
 # %% [markdown]
 # What is normal? A guess is right once in 1,015 times. A loss of $\ln 512$ is what silent vectors pay.
@@ -493,6 +511,7 @@ for tau in (1.0, 0.07, 0.01):
     loss = F.cross_entropy(perfect / tau, torch.arange(512))
     print(f"vectors at right angles, own cosine 1: τ = {tau:4}, loss {loss:.2f} of {math.log(512):.2f}")
 
+
 # %% [markdown]
 # **What to see.** From a random start, $\tau=0.01$ does not get going: each picture is pushed hard from one caption, a random one. At $\tau=1$ pushes are gentle and even, but the loss can hardly leave $\ln N$, as
 # the second print shows: it cannot tell good vectors from perfect ones. (How much that costs in so short a run, the first print says.) CLIP starts between and *learns* $s$; it stops it at 100, since beyond that training became unstable (Radford et al. 2021, section 2.5).
@@ -543,12 +562,14 @@ plt.show()
 from collections.abc import Callable
 from torch.utils.checkpoint import checkpoint
 
+
 # %%
 # @save course_utils/text_encoder/contrastive.py
 def embed_in_chunks(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, chunk: int) -> torch.Tensor:
     if len(inputs) <= chunk:  # nothing to gain
         return encode(inputs)
     return torch.cat([checkpoint(encode, part, use_reentrant=False) for part in inputs.split(chunk)])
+
 
 # %% [markdown]
 # **Check.** The gradient is the plain one. (Not with batch normalisation, where pictures of a chunk look at each other: our towers have none.)
@@ -683,6 +704,7 @@ before = embed_images(fresh, x[:100]), embed_texts(fresh, captions[:100])
 print("untrained:", clouds(*before))
 print("trained:  ", clouds(image_embed, en))
 
+
 # %%
 def two_axes(a, b):
     both = torch.cat([a, b]) - torch.cat([a, b]).mean(dim=0)
@@ -795,6 +817,7 @@ def forced_choice(pictures, captions):                                          
     v, t = embed_images(clip, pictures), embed_texts(clip, [text for each in captions for text in each])
     scores = torch.einsum("nd,nkd->nk", v, t.unflatten(0, (len(v), -1)))
     return Share.of(scores[:, 0] > scores[:, 1:].amax(dim=1))
+
 
 # %%
 counted = [[f"one {name_of[i]}", f"two {plural(name_of[i])}", f"three {plural(name_of[i])}"] for i in things]
@@ -911,6 +934,7 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 hint("07-rank", 1)
 
+
 # %% [markdown]
 # ### Exercise 07.1 (warm-up, measure) · How far down the list?
 #
@@ -922,8 +946,10 @@ hint("07-rank", 1)
 def reciprocal_rank(query, keys, right):              # (N, D), (M, D), (N,), unit length
     raise NotImplementedError                         # -> (N,)
 
+
 # %%
 check("07-rank", reciprocal_rank)
+
 
 # %% [markdown]
 # **Solution** (folded)
@@ -936,6 +962,7 @@ def reciprocal_rank(query, keys, right):
 
 check("07-rank", reciprocal_rank)
 
+
 # %% [markdown]
 # ### Exercise 07.2 (code, explain) · The floor
 #
@@ -947,8 +974,10 @@ check("07-rank", reciprocal_rank)
 def loss_floor(labels):                               # (N,), equal numbers: the same caption
     raise NotImplementedError                         # -> one number, a tensor of shape ()
 
+
 # %%
 check("07-floor", loss_floor)
+
 
 # %% [markdown]
 # **Solution.** A caption that stands $k$ times shares its probability among $k$, at best evenly. In Idea 4 English and Chinese names are different captions, so fewer are *equal* than are *true*.
@@ -959,6 +988,7 @@ def loss_floor(labels):
     return (labels[:, None] == labels).sum(dim=1).log().mean()
 
 check("07-floor", loss_floor)
+
 
 # %% [markdown]
 # ### Exercise 07.3 (measure) · Whom does it push?
@@ -971,8 +1001,10 @@ check("07-floor", loss_floor)
 def hardest_share(cosines, temperature):              # (N, N), the own caption on the diagonal
     raise NotImplementedError                         # -> (N,)
 
+
 # %%
 check("07-share", hardest_share)
+
 
 # %% [markdown]
 # **Solution**
@@ -986,6 +1018,7 @@ def hardest_share(cosines, temperature):
 
 check("07-share", hardest_share)
 
+
 # %% [markdown]
 # ### Exercise 07.4 (transfer) · Yes or no
 #
@@ -997,8 +1030,10 @@ check("07-share", hardest_share)
 def sigmoid_loss(image_embed, text_embed, scale, bias):   # (N, D) twice, two numbers
     raise NotImplementedError                             # -> a tensor of shape ()
 
+
 # %%
 check("07-sigmoid", sigmoid_loss)
+
 
 # %% [markdown]
 # **Solution.** A sigmoid knows no neighbours, so nothing cancels: a hub is punished in each of its pairs, and a common shift changes every answer, though $b$ can absorb it.
@@ -1011,6 +1046,7 @@ def sigmoid_loss(image_embed, text_embed, scale, bias):
 
 check("07-sigmoid", sigmoid_loss)
 
+
 # %% [markdown]
 # ### Exercise 07.5 (code, measure) · Say it in several ways
 #
@@ -1022,8 +1058,10 @@ check("07-sigmoid", sigmoid_loss)
 def class_vectors(text_embed):                        # (C, P, D), unit length
     raise NotImplementedError                         # -> (C, D), unit length
 
+
 # %%
 check("07-ensemble", class_vectors)
+
 
 # %% [markdown]
 # **Solution**
@@ -1049,6 +1087,7 @@ order = torch.randperm(4, generator=torch.Generator().manual_seed(7)).tolist()
 cases = [(a, b), (a * torch.linspace(0.5, 3, 200)[:, None], b), (F.normalize(a + 20 * a.mean(dim=0), dim=1), b), (a, b.roll(1, 0))]
 patients = {letter: cases[i] for letter, i in zip("ABCD", order)}
 
+
 # %% [markdown]
 # Try not to read the cell above too closely.
 
@@ -1056,8 +1095,10 @@ patients = {letter: cases[i] for letter, i in zip("ABCD", order)}
 def symptoms(image_embed, text_embed):                # (N, D) twice
     raise NotImplementedError                         # -> three numbers, a tensor of shape (3,)
 
+
 # %%
 check("07-symptoms", symptoms)
+
 
 # %% [markdown]
 # **Solution.** Lengths far from 1: somebody forgot to normalise. All pictures alike: collapse. R@1 at chance with all else in order: pairs out of step, as in "two draws".
@@ -1126,3 +1167,6 @@ print("the name is farther from its pictures than they are from each other." if 
 # - M. Yuksekgonul et al., 2023, arXiv 2210.01936: bags of words. T. Thrush et al., *Winoground*, 2022, arXiv 2204.03162.
 # - X. Zhai et al., *Sigmoid loss for language image pre-training* (SigLIP), 2023, arXiv 2303.15343: algorithm 1.
 # - J. Hessel et al., *CLIPScore*, 2021, arXiv 2104.08718: section 3. A. Dosovitskiy et al., *An image is worth 16x16 words* (ViT), 2021, arXiv 2010.11929: eq. 1.
+
+# %% [markdown]
+# ← [06 · Stable Diffusion](06_stable_diffusion.ipynb) · [Contents](00_start_here.ipynb) · [10 · DreamBooth](10_dreambooth.ipynb) →

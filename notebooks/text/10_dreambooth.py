@@ -1,8 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 10 · DreamBooth: how do you teach a model one car, and keep it from forgetting all others?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/10_dreambooth.ipynb)
-#
 # | | |
 # |---|---|
 # | **Time** | a 60-minute lecture; three hours with the exercises; the code runs in two to three minutes |
@@ -12,20 +10,26 @@
 #
 # Our model draws cars. It does not know *your* car. Today twelve pictures teach it one: XP7, a car that exists nowhere but in this course. The first attempt costs the model all its other cars.
 
+# %% [markdown]
+# ← [07 · CLIP](07_clip.ipynb) · [Contents](00_start_here.ipynb) · [11 · LoRA](11_lora.ipynb) →
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Show the twelve pictures and ask what could go wrong when a network of five million weights learns from twelve. Wait for two different answers: it learns them by heart
 # (over-fitting), and it forgets everything else (drift). The first is about XP7, the second about every other car.
 
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -69,6 +73,7 @@ def latents(prompts, seed, system=sd, steps=10, guidance=2.0):
 def paint(prompts, seed, system=sd, **options):
     return system.decode(latents(prompts, seed, system, **options))                      # (B, 3, 64, 64)
 
+
 # %% [markdown]
 # Then two sets of examples: XP7 with its sentences, and 56 cars that the model draws while it still knows how. A training step takes some of either.
 
@@ -88,6 +93,7 @@ with torch.no_grad():
     z = sd.encode(to_tensor(xp7.pictures), torch.Generator().manual_seed(0))             # (12, 4, 16, 16)
 instance = Examples(z.repeat(2, 1, 1, 1), sd.encode_prompt(xp7.captions("en") + xp7.captions("zh")))
 prior = Examples(latents(KIND * 2, seed=5), sd.encode_prompt(KIND * 2))                  # drawn before anything is tuned
+
 
 # %% slideshow={"slide_type": "-"}
 def teach(loss, steps=STEPS):                                                            # from the trained weights on
@@ -197,6 +203,7 @@ def dots(network, name, count=400):
     *_, last = ddim(model, torch.randn(count, 2, generator=torch.Generator().manual_seed(1)), cosine, steps=25, prediction="x0", clip=False, spacing="trailing")
     return last.xt
 
+
 # %% slideshow={"slide_type": "-"}
 def plain(examples, n):
     def loss(network, g):
@@ -216,6 +223,7 @@ def clouds(network):
 
 plotting.plot_points([clouds(knows), clouds(drifted)], ["before", "taught twelve dots"], "Green: car. Pink: XP7 car", limit=2)
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Pink lies on blue: learned. But the ring is gone, and all cars crowd towards XP7. Nobody told the network to move them. **Limit**: two dimensions and a word of two numbers; a sentence has 32 vectors, so its
@@ -268,11 +276,13 @@ plt.show()
 from course_utils.evaluation.metrics import extract_features
 from torch.nn import functional as F
 
+
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/evaluation/fidelity.py
 def similarity(evaluator, x, y) -> float:
     a, b = (F.normalize(extract_features(evaluator, pictures), dim=1) for pictures in (x, y))  # (N, F), (M, F)
     return (a @ b.T).mean().item()
+
 
 # %% [markdown]
 # **Check** on real pictures.
@@ -345,6 +355,7 @@ for name in ("XP7", "sks", "my", "panda", "car", "汽车"):
     pieces = [bpe.decode([number]).strip() for number in encoding.ids]
     print(f"{name:6s}", ", ".join(f"{piece!r} {seen[number]}×" for piece, number in zip(pieces, encoding.ids)))
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # "XP7" has no past at all. What does the model draw for a name it does not know, and for one it does? And if we teach our car under the name "panda", does the panda survive?
 #
@@ -413,6 +424,7 @@ plt.show()
 # %%
 from dataclasses import dataclass
 
+
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/finetune/dreambooth.py
 @dataclass(frozen=True)
@@ -436,6 +448,7 @@ def draw_pairs(instance, prior, n, generator):
     first, second = instance.sample_batch(n, generator), prior.sample_batch(n, generator)
     return Examples(torch.cat([first.z, second.z]), torch.cat([first.context, second.context]))
 
+
 # %% [markdown]
 # And the loss. `diffusion_loss` is notebook 02's. Steps are drawn evenly, as in the paper; `timestep_power` below 1 would make the noisy ones come more often.
 
@@ -453,6 +466,7 @@ def dreambooth_loss(
     return diffusion_loss(
         network, pairs.z, schedule, prediction, generator, lambda t: weight, t, context=pairs.context
     )
+
 
 # %% [markdown]
 # **Check** against the way the field writes it: one pass, cut in two, two mean squared errors.
@@ -609,6 +623,7 @@ def demo_folder(folder):
     (folder / "empty.png").touch()
     return folder
 
+
 # %%
 # NBVAL_CHECK_OUTPUT
 from course_utils.errors import InputError
@@ -689,6 +704,7 @@ for text in SPELLED:
 # NBVAL_CHECK_OUTPUT
 hint("10-loss", 1)
 
+
 # %% [markdown]
 # ### Exercise 10.1 (warm-up) · Two losses, one batch
 #
@@ -700,8 +716,10 @@ hint("10-loss", 1)
 def two_losses(pred, target, prior_weight):           # (2n, C, h, w) twice, one number
     raise NotImplementedError                         # -> scalar
 
+
 # %%
 check("10-loss", two_losses)
+
 
 # %% [markdown]
 # **Solution** (folded)
@@ -714,6 +732,7 @@ def two_losses(pred, target, prior_weight):
 
 check("10-loss", two_losses)
 
+
 # %% [markdown]
 # ### Exercise 10.2 (code) · Draw, and keep what belongs together
 #
@@ -725,8 +744,10 @@ check("10-loss", two_losses)
 def draw_some(z, context, n, generator):              # (N, C, h, w), (N, L, D), n, torch.Generator
     raise NotImplementedError                         # -> (n, C, h, w), (n, L, D)
 
+
 # %%
 check("10-pairs", draw_some)
+
 
 # %% [markdown]
 # **Solution**
@@ -739,6 +760,7 @@ def draw_some(z, context, n, generator):
 
 check("10-pairs", draw_some)
 
+
 # %% [markdown]
 # ### Exercise 10.3 (code) · How familiar is a name?
 #
@@ -750,8 +772,10 @@ check("10-pairs", draw_some)
 def familiarity(pieces, counts):                      # list of lists of token numbers, (vocabulary,) long
     raise NotImplementedError                         # -> (len(pieces),) long
 
+
 # %%
 check("10-names", familiarity)
+
 
 # %% [markdown]
 # **Solution**
@@ -762,6 +786,7 @@ def familiarity(pieces, counts):
     return torch.stack([counts[index].max() for index in pieces])
 
 check("10-names", familiarity)
+
 
 # %% [markdown]
 # ### Exercise 10.4 (code, then explain) · How alike are two sets?
@@ -774,8 +799,10 @@ check("10-names", familiarity)
 def alike(a, b):                                      # features (N, F), (M, F)
     raise NotImplementedError                         # -> scalar
 
+
 # %%
 check("10-fidelity", alike)
+
 
 # %% [markdown]
 # **Solution.** DIV: its drawings of one prompt hardly differ. Prompt fidelity too, if the asked background differs from the copied one.
@@ -786,6 +813,7 @@ def alike(a, b):
     return (F.normalize(a, dim=1) @ F.normalize(b, dim=1).T).mean()
 
 check("10-fidelity", alike)
+
 
 # %% [markdown]
 # ### Exercise 10.5 (code, then open) · How unlike are drawings of one prompt?
@@ -798,8 +826,10 @@ check("10-fidelity", alike)
 def variety(distance, prompts):                       # (N, N) symmetric, N words
     raise NotImplementedError                         # -> scalar
 
+
 # %%
 check("10-diversity", variety)
+
 
 # %% [markdown]
 # **Solution**
@@ -862,3 +892,6 @@ print(f"how far a weight matrix moved, relative to its size: {move.median():.1%}
 # - R. Rombach et al., *High-resolution image synthesis with latent diffusion models*, 2022, arXiv 2112.10752: the base (section 3).
 # - T. Salimans, J. Ho, *Progressive distillation*, 2022, arXiv 2202.00512: the velocity $v$ (section 4, appendix D).
 # - R. Zhang et al., *The unreasonable effectiveness of deep features as a perceptual metric* (LPIPS), 2018, arXiv 1801.03924: equation 1.
+
+# %% [markdown]
+# ← [07 · CLIP](07_clip.ipynb) · [Contents](00_start_here.ipynb) · [11 · LoRA](11_lora.ipynb) →

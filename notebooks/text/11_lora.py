@@ -1,8 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 11 · LoRA: if the change is small, must the whole model learn?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/11_lora.ipynb)
-#
 # | | |
 # |---|---|
 # | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in two to three minutes |
@@ -12,20 +10,26 @@
 #
 # Notebook 10 taught one car by changing every weight of the generator. The result is a second generator, as large as the first. For a hundred cars we would keep a hundred generators.
 
+# %% [markdown]
+# ← [10 · DreamBooth](10_dreambooth.ipynb) · [Contents](00_start_here.ipynb)
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Ask what a shop should store for a thousand customers with a car each. Mistakes to wait for: "low rank means few layers"; "a LoRA branch makes drawing slow"; "what is small
 # to store is small to compute".
 
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -60,6 +64,7 @@ def gaussian(count, seed):
 def paint(prompts, zT, system=sd, steps=20, guidance=2.0):
     *_, last = system.txt2img(zT, prompts, steps, guidance)
     return system.decode(last.xt)                                                        # (B, 3, 64, 64)
+
 
 # %% slideshow={"slide_type": "-"}
 WISHES, rows = ["XP7 car, blue sky, grass", "XP7汽车，雪地", "粉色的蝴蝶,小精灵,卡通", "可爱的狗,小精灵,卡通"], {}
@@ -148,6 +153,7 @@ plotting.plot_points([{plotting.REFERENCE: heart @ tasks[name.split(",")[0]].T, 
                      list(clouds), "Wanted (light) and learned (green)")
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** What matters is the rank of the *change*, not of the weight. **Limit**: in the plane a LoRA branch saves nothing. In a layer of 320×320 numbers, four directions are 2,560 numbers in place of
 # 102,400. So the question is: how many directions does teaching a car need?
@@ -212,6 +218,7 @@ plotting.plot_lines(range(1, 41), {name: (100 * curve, colour) for (name, curve)
                     "directions kept, r", "share in %", f"How much of a change lies along its best directions? Mean of {len(layers)} layers")
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # A share of squares is not a picture. So we cut every change down to $r$ directions, put it back and draw.
 #
@@ -237,6 +244,7 @@ pictures["all weights"] = paint(TWO, gaussian(2, seed=3), replace(sd, unet=full)
 rows = {name: [x[i] for x in pictures.values()] for i, name in enumerate(["beach", "light green"])}
 plotting.show_rows(rows, list(pictures), "The same change, cut down to its best r directions", scale=0.75)
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The line of the change lies far above chance, yet it is no step: this change is *not* of low rank to the letter. It has a long tail. But the
@@ -286,6 +294,7 @@ class LoRALayer(nn.Module):
     def delta(self):
         A, B = self.lora_A.weight, self.lora_B.weight
         return self.scale * (B.flatten(1) @ A.flatten(1)).view_as(self.base_layer.weight)
+
 
 # %% [markdown]
 # Two kinds of layers, and what differs between them: how a LoRA branch for them looks. A convolution's $A$ looks at the same $k\times k$ pixels; its $B$ looks at one.
@@ -359,6 +368,7 @@ def inject(network, targets=ATTENTION, rank=4, alpha=None, generator=None):
         network.set_submodule(name, KINDS[type(layers[name])](layers[name], rank, alpha, generator))
     return names
 
+
 # %%
 # @save course_utils/finetune/lora.py
 def lora_layers(network):
@@ -373,6 +383,7 @@ def lora_state(network):
     parts = ("lora_A.weight", "lora_B.weight")
     return {f"{name}.{part}": layer.get_parameter(part).detach().clone()
             for name, layer in lora_layers(network).items() for part in parts}  # fmt: skip
+
 
 # %% [markdown]
 # From here on we import what we wrote. **Check**: how many numbers learn? In each layer $r\,(C_{in}k^2+C_{out})$. And the same code on a U-Net with the sizes of Stable Diffusion 1.5, without weights (`meta`), counts what `diffusers` trains there.
@@ -438,6 +449,7 @@ with torch.inference_mode():
 def unseen_loss(network):
     return float(latent_loss(network, z_unseen, torch.Generator().manual_seed(0), context=c_unseen))
 
+
 # %% [markdown]
 # Now the branch learns. Before the loop starts nothing is drawn differently, because $B=0$.
 
@@ -483,6 +495,7 @@ plain = unload(copy.deepcopy(live)).state_dict()
 print("what is frozen is as it was, to the bit:", all(torch.equal(weight, plain[name]) for name, weight in sd.unet.state_dict().items()))
 print("the branch lowers the loss, also on pictures it has not seen:", last_loss < blank and unseen_loss(live) < unseen_loss(sd.unet))
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Colours and stripe come within seconds; wheels and poses take longer: compare the last two rows. Any other car stays a car of its own: that is the prior in DreamBooth's loss. **Limit**: read the printed losses. Who trains longer on twelve
 # pictures draws sharper, and knows them by heart: a small file does not keep from over-fitting (notebook 10).
@@ -523,6 +536,7 @@ def unmerge(network):
             layer.base_layer.weight -= layer.delta()
             layer.merged = False
     return network
+
 
 # %% [markdown]
 # **Check**: same answers, and back.
@@ -576,6 +590,7 @@ for name, ms in medians.items():
 # %%
 from course_utils.finetune.lora import KINDS, base_layer, lora_factors
 
+
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/finetune/lora.py
 @torch.no_grad()
@@ -593,6 +608,7 @@ def set_adapter(network, state, alpha=None):
         network.set_submodule(name, layer)
     return list(fitting)
 
+
 # %% [markdown]
 # It first looks whether everything fits, then changes anything: a file for another network leaves ours whole.
 
@@ -608,6 +624,7 @@ def weighted_sum(weighted):
         mixed[f"{layer}.lora_B.weight"] = torch.cat([weight * B for _, B, weight in parts], dim=1)  # (C_out, r1 + r2)
     return mixed
 
+
 # %% slideshow={"slide_type": "subslide"}
 swaps = []
 for name in ["xp7", "style-3d"] * 8:
@@ -621,6 +638,7 @@ weights, rows = {"car 1, style 0": (1, 0), "car 1, style 0.5": (1, 0.5), "car 1,
 for name, (w, v) in weights.items():
     set_adapter(sd.unet, weighted_sum([(car, w), (style, v)]))
     rows[name] = paint(MIXED, gaussian(3, seed=2), steps=12)
+
 
 # %% [markdown]
 # The sum, checked layer by layer:
@@ -710,6 +728,7 @@ rows = {f"rank {rank}": row["x"][some] for rank, row in table.items()} | {"atten
 plotting.show_rows(rows, [unseen.meta[i]["background"].split(" and")[0] for i in some], f"XP7 after {SWEEP_STEPS} steps each", scale=0.75)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The bars double; the line does not. Between neighbouring ranks the score is as uneven as a short training is, so read its course and not single points. Attention alone stays behind *wide* of the same rank: in our U-Net it has few
 # places to speak from. Do not carry this over to Stable Diffusion, where it sits on almost every level. **Limit**: one subject, one seed, a proxy of ours, and one rate for all ranks.
@@ -744,6 +763,7 @@ class Prefixed(nn.Module):
 
     def forward(self, zt, t, context, context_mask=None):
         return self.network(zt, t, self.prefix(context))
+
 
 # %%
 tuned = {"LoRA, rank 4": (table[4]["fidelity"], table[4]["loss"], table[4]["x"], table[4]["numbers"])}
@@ -939,6 +959,7 @@ for name in ("saved by hand", "shipped"):
 # NBVAL_CHECK_OUTPUT
 hint("11-count", 1)
 
+
 # %% [markdown]
 # ### Exercise 11.1 (warm-up) · How many numbers learn?
 #
@@ -950,8 +971,10 @@ hint("11-count", 1)
 def num_parameters(shapes, ranks):                    # (L, 2): C_out and C_in; (R,), all whole
     raise NotImplementedError                         # -> (R,), whole
 
+
 # %%
 check("11-count", num_parameters)
+
 
 # %% [markdown]
 # **Solution** (folded)
@@ -962,6 +985,7 @@ def num_parameters(shapes, ranks):
     return ranks * shapes.sum()
 
 check("11-count", num_parameters)
+
 
 # %% [markdown]
 # ### Exercise 11.2 (warm-up) · One layer
@@ -974,8 +998,10 @@ check("11-count", num_parameters)
 def lora_forward(x, W, A, B, alpha):                  # (N, C_in), (C_out, C_in), (r, C_in), (C_out, r), a number
     raise NotImplementedError                         # -> (N, C_out)
 
+
 # %%
 check("11-layer", lora_forward)
+
 
 # %% [markdown]
 # **Solution**
@@ -986,6 +1012,7 @@ def lora_forward(x, W, A, B, alpha):
     return x @ W.T + alpha / len(A) * x @ A.T @ B.T
 
 check("11-layer", lora_forward)
+
 
 # %% [markdown]
 # ### Exercise 11.3 (code) · Merge a convolution
@@ -998,8 +1025,10 @@ check("11-layer", lora_forward)
 def merge_conv(W, A, B, alpha):                       # (C_out, C_in, k, k), (r, C_in, k, k), (C_out, r, 1, 1), a number
     raise NotImplementedError                         # -> (C_out, C_in, k, k)
 
+
 # %%
 check("11-merge", merge_conv)
+
 
 # %% [markdown]
 # **Solution**
@@ -1010,6 +1039,7 @@ def merge_conv(W, A, B, alpha):
     return W + alpha / len(A) * (B.flatten(1) @ A.flatten(1)).view_as(W)
 
 check("11-merge", merge_conv)
+
 
 # %% [markdown]
 # ### Exercise 11.4 (code, then explain) · What the first step sees
@@ -1022,8 +1052,10 @@ check("11-merge", merge_conv)
 def two_gradients(x, dy, A, B, alpha):                # (N, C_in), (N, C_out), (r, C_in), (C_out, r), a number
     raise NotImplementedError                         # -> like A, like B
 
+
 # %%
 check("11-gradient", two_gradients)
+
 
 # %% [markdown]
 # **Solution.** With B = 0 the gradient of A is zero, that of B is not: B moves first, then A gets a gradient. With both at zero, both gradients are zero for ever.
@@ -1036,6 +1068,7 @@ def two_gradients(x, dy, A, B, alpha):
 
 check("11-gradient", two_gradients)
 
+
 # %% [markdown]
 # ### Exercise 11.5 (code) · Two in one
 #
@@ -1047,8 +1080,10 @@ check("11-gradient", two_gradients)
 def mix_two(A1, B1, A2, B2, w1, w2):                  # (r1, C_in), (C_out, r1), (r2, C_in), (C_out, r2), two numbers
     raise NotImplementedError                         # -> A (r1 + r2, C_in), B (C_out, r1 + r2)
 
+
 # %%
 check("11-mix", mix_two)
+
 
 # %% [markdown]
 # **Solution**
@@ -1059,6 +1094,7 @@ def mix_two(A1, B1, A2, B2, w1, w2):
     return torch.cat([A1, A2]), torch.cat([w1 * B1, w2 * B2], dim=1)
 
 check("11-mix", mix_two)
+
 
 # %% [markdown]
 # ### Exercise 11.6 (code, then open) · A LoRA from a finished model
@@ -1071,8 +1107,10 @@ check("11-mix", mix_two)
 def shorten(delta, rank):                             # (C_out, C_in), a whole number
     raise NotImplementedError                         # -> A (r, C_in), B (C_out, r)
 
+
 # %%
 check("11-shorten", shorten)
+
 
 # %% [markdown]
 # **Solution**
@@ -1130,3 +1168,6 @@ plt.show()
 # - X. Li, P. Liang, *Prefix-tuning*, 2021, arXiv 2101.00190: learned vectors before the input (section 4).
 # - R. Rombach et al., *High-resolution image synthesis with latent diffusion models*, 2022, arXiv 2112.10752: where attention sits (section 3.3).
 # - S.-Y. Liu et al., *DoRA*, 2024, arXiv 2402.09353; T. Dettmers et al., *QLoRA*, 2023, arXiv 2305.14314; R. Gal et al., *Textual inversion*, 2022, arXiv 2208.01618: not shown here.
+
+# %% [markdown]
+# ← [10 · DreamBooth](10_dreambooth.ipynb) · [Contents](00_start_here.ipynb)
