@@ -631,7 +631,7 @@ print(f"right English name: drawings of the training set {seen_named}, held-out 
 print("what limits: the drawings seen; it knows those far better." if seen_named.low > named.high else "what limits: not the number of drawings, for it knows them no better; more training, or a larger network.")
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **How it learned.** Every few minutes of its training the checkpoint was asked the same on 400 held-out pictures; its card keeps the answers.
+# **How it learned.** Its card keeps what it answered on 400 held-out pictures meanwhile.
 
 # %% slideshow={"slide_type": "-"}
 from course_utils import checkpoints
