@@ -1292,7 +1292,7 @@ from course_utils.systems.reading import read_prompt
 
 def draw_box(prompt, system, steps, guidance, seed):
     prompt = read_prompt("text-pixel", prompt)               # names the words it was never shown
-    x = draw_prompts([prompt] * 6, gaussian(6, seed), steps, guidance)
+    x = draw_prompts([prompt] * 6, gaussian(6, seed), guidance, steps)
     return plotting.show_pictures(x, columns=6, title=f"{prompt} (guidance {guidance:g}, seed {seed})")
 
 prompt_box(draw_box, {"text-pixel": ("prompt", "guidance")}, steps=20, guidance=1.5)
