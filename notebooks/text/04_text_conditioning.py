@@ -1,8 +1,6 @@
 # %% [markdown] slideshow={"slide_type": "slide"}
 # # 04 · Text conditioning: how does a sentence steer every step?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pictures-from-noise/blob/main/notebooks/04_text_conditioning.ipynb)
-#
 # | | |
 # |---|---|
 # | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in about two minutes |
@@ -12,20 +10,26 @@
 #
 # Until now noise alone decided what we get. Now a sentence has a say, in English or in Chinese, at every step.
 
+# %% [markdown]
+# ← [03 · Sampling](03_sampling.ipynb) · [Contents](00_start_here.ipynb) · [05 · Latent VAE](05_latent_vae.ipynb) →
+
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 3 min.* Ask the room: "At which step does the sentence enter?" Most say: at the start. The answer is *at all of them*, in several layers,
 # in every pixel. Mistakes to wait for: a larger guidance scale is always better; the scale of the paper and that of the code are the same.
 
 # %% slideshow={"slide_type": "skip"}
-# Setup. On Colab: fetch the course and keep Colab's torch. Anywhere else: find the course around this notebook.
+# Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
+import runpy
 import sys
 
 COURSE_URL = "https://github.com/OWNER/pictures-from-noise"
-if "google.colab" in sys.modules and not os.path.isdir("/content/course"):
-    assert os.system(f"git clone -q --depth 1 {COURSE_URL} /content/course") == 0, f"cannot fetch {COURSE_URL}"
-    os.system("pip list --format=freeze | grep ^torch= > torch.txt && pip install -q -c torch.txt -e /content/course")
-    os.chdir("/content/course/notebooks")
+if ("google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ) and not os.path.isdir("../course_utils"):
+    assert "/OWNER/" not in COURSE_URL, "Write the address of the course's public repository into COURSE_URL, above."
+    fetch = f"rm -rf course.part && git clone -q --depth 1 {COURSE_URL} course.part && mv course.part course"
+    assert os.path.isdir("course") or os.system(fetch) == 0, f"Cannot fetch {COURSE_URL}: is the Internet turned on?"
+    runpy.run_path("course/tools/hosted.py", run_name="__main__")
+    os.chdir("course/notebooks")
 sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else ".."))
 
 # %% [markdown] slideshow={"slide_type": "-"}
@@ -56,6 +60,7 @@ model, card = checkpoints.load("text-pixel", TextPixel()), checkpoints.card("tex
 
 def gaussian(count, seed, size=SIZE):
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
 
 # %% slideshow={"slide_type": "-"}
 SENTENCES, shown = ["purple umbrella, beach", "紫色的伞，沙滩", "penguin, snow", "sunflower, blue sky and grass"], (1, 2, 4, 7, 10)
@@ -118,6 +123,7 @@ def dots(place, shape, n, generator):                                           
         xy = torch.where(torch.rand(n, 1, generator=generator) < 0.5, line.flip(1), line)
     return 0.6 * xy + torch.tensor(PLACES[place]) + 0.03 * torch.randn(n, 2, generator=generator)
 
+
 # %% [markdown]
 # The network of notebook 02 gets vectors for tokens, the **context** (B, L, D), and a **mask** (B, L), True where a token
 # counts. The first idea: one vector for each sentence. The rival: one for each *word*, added up. Token 0
@@ -141,6 +147,7 @@ def by_sentence(saying):
 
 def by_word(saying):
     return [0, 1 + list(PLACES).index(saying[0]), 6 + SHAPES.index(saying[1])]
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Training is notebook 02's. One line is new: in a tenth of the examples the words are hidden (idea 4 says why).
@@ -170,6 +177,7 @@ def fit(num_tokens, tokens, num_steps=2000, batch=192):
     return net
 
 nets = {"a vector a sentence": (fit(16, by_sentence), by_sentence), "a vector a word": (fit(9, by_word), by_word)}
+
 
 # %% [markdown]
 # **Predict.** Both nets are asked for "top ring", which neither has seen. What does each draw?
@@ -256,6 +264,7 @@ def learn(texts, num_merges):
         words = Counter({join(tokens, best): times for tokens, times in words.items()})
     return merges
 
+
 # %% [markdown]
 # Merge by merge; single bytes of a Chinese character are printed in hexadecimal.
 
@@ -280,6 +289,7 @@ for row in range(0, 24, 6):
 # %%
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from course_utils.text_encoder.tokenizer import END, MAX_TOKENS, PAD, PAD_ID, START, VOCAB_SIZE
+
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/text_encoder/tokenizer.py
@@ -307,6 +317,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = VOCAB_SIZE, max_t
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PAD), pad_token=PAD)
     return tokenizer
 
+
 # %% [markdown]
 # What the rest of the course calls: texts in, numbers and mask out.
 
@@ -317,6 +328,7 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> tuple[torch.Tensor, torch.
     ids = torch.tensor([e.ids for e in encodings], dtype=torch.long)
     mask = torch.tensor([e.attention_mask for e in encodings], dtype=torch.bool)
     return ids, mask
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -357,6 +369,7 @@ ax.set_xticks([i + 0.19 for i in range(len(kinds))], kinds)
 ax.legend()
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** A Chinese caption costs 37.6 tokens with the English tokenizer and 8.6 with the bilingual one: a tokenizer trained on one language taxes the
 # others. **Limit**: readable is not understood. Our model has no idea what `🦋` means.
@@ -389,6 +402,7 @@ class Embeddings(nn.Module):
     def forward(self, ids):
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # (B, L, D)
 
+
 # %% [markdown]
 # `causal` is a switch: CLIP's picture tower (notebook 07) has no mask.
 
@@ -419,6 +433,7 @@ class MLP(nn.Module):
         h = self.fc1(x)
         return self.fc2(h * torch.sigmoid(1.702 * h))
 
+
 # %% [markdown]
 # A layer adds both to its input; the encoder stacks layers.
 
@@ -445,6 +460,7 @@ class Encoder(nn.Module):
             x = layer(x)
         return x
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Together: numbers in, a vector for each token out.
 
@@ -466,6 +482,7 @@ class CLIPTextModel(nn.Module):
     def pooled(self, ids, context):
         end = (ids == self.eos_id).int().argmax(dim=-1)
         return context[torch.arange(len(ids), device=ids.device), end]
+
 
 # %% [markdown]
 # **Check** against `transformers`: its random weights load into ours by name, strictly, and the outputs agree.
@@ -516,6 +533,7 @@ with torch.no_grad():
 print("'green' has one vector, before 'fish' and before 'dress':", torch.allclose(fish[1], dress[1], atol=1e-5))
 print("'fish' differs behind 'green' and behind 'blue':", float(F.cosine_similarity(fish[2], blue[2], dim=0)) < 0.9)
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Above the diagonal nothing moves: of 36 pairs of tokens, the causal mask leaves 21. The cost: "green" cannot know *what* is green, so binding falls to later tokens, "fish" and the end mark.
 # It buys us nothing; CLIP's authors kept it so that a pre-trained language model could be the start (section 2.4). T5, in Imagen, has no such mask.
@@ -558,6 +576,7 @@ class FeedForward(nn.Module):
     def forward(self, x):
         return self.net[2](self.net[0](x))
 
+
 # %%
 # @save course_utils/layers.py
 class TransformerBlock(nn.Module):
@@ -573,6 +592,7 @@ class TransformerBlock(nn.Module):
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context, mask)
         return x + self.ff(self.norm3(x))
+
 
 # %% [markdown]
 # A feature map becomes a row of places, goes through the block, and becomes a map again.
@@ -591,6 +611,7 @@ class Transformer2D(nn.Module):
         h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, H*W, C)
         h = self.transformer_blocks[0](h, context, mask)
         return x + self.proj_out(h.transpose(1, 2).reshape(x.shape))
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -633,6 +654,7 @@ with torch.no_grad():
 # %% slideshow={"slide_type": "-"}
 from course_utils.generator.unet import Patched, UNet
 
+
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/systems/text_pixel.py
 class PooledTextUNet(Patched):
@@ -645,6 +667,7 @@ class PooledTextUNet(Patched):
         text = context[torch.arange(len(last), device=last.device), last]  # (B, D)
         return super().forward(x, t, context=context, context_mask=context_mask, added=text)
 
+
 # %% [markdown]
 # `last` is the last token that the mask shows: the end mark, which has attended to all others, or the start mark where the caption is hidden. The shapes in our network, at one step:
 
@@ -653,6 +676,7 @@ from course_utils.figures.diagrams import unet_diagram
 
 unet_diagram(model.unet.unet, size=16, title="Filled blocks hold cross-attention: the context enters there")
 plt.show()
+
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -666,6 +690,7 @@ with torch.no_grad():
     model.unet(gaussian(1, seed=0), torch.tensor([500]), context, mask)
 for hook in hooks:
     hook.remove()
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Maps: which place attends to which word?
@@ -694,6 +719,7 @@ def map_rows(prompt, columns=(0, 1, 3, 6, 9)):
         rows[word] = [paint(states[k].x0[0], heat[k]) for k in columns]
     return rows, [f"step {k + 1}" for k in columns]
 
+
 # %% slideshow={"slide_type": "subslide"}
 plotting.show_rows(*map_rows(SENTENCES[0]), "Which place attends to which word", scale=0.85)
 plt.show()
@@ -708,6 +734,7 @@ print("feature maps that attend to the text have sides", record.sides, "and each
 everything = record.maps()[:, 1].sum(dim=1)                                              # (S, 8, 8)
 print("the shares of all tokens add up to 1:", torch.allclose(everything, torch.ones_like(everything), atol=1e-4))
 print("words:", list(maps))
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # A map shows what *attends*, not that the word *moves* the pixel. The test: leave the word out and draw again, from the
@@ -728,6 +755,7 @@ rows = {"drawn": [x[0] for x in pictures.values()],
         "moved": [paint(pictures["all words"][0], m[0] / m.max().clamp(min=1e-6)) for m in moved.values()]}
 plotting.show_rows(rows, list(LESS), "Leave one word out", scale=0.9)
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Without "beach" the edge moves by 0.35 [0.29, 0.39], the centre by 0.24; without "umbrella" the centre by 0.30, the edge by 0.16. Without "purple" nearly nothing moves (0.05), for this umbrella is purple anyway; yet its map is as bright as the others. **Limit**: a map is a hint; leaving out is the proof.
@@ -767,6 +795,7 @@ def drop_caption(context_mask, probability, generator):
     keep[:, 0] = True
     return torch.where(dropped.to(context_mask.device)[:, None], keep, context_mask)
 
+
 # %% [markdown]
 # **Check.** Two known scales, and the share of hidden captions.
 
@@ -799,6 +828,7 @@ ring = dots("left", "ring", 300, torch.Generator())
 plotting.plot_points([{plotting.REFERENCE: ring, plotting.MODEL: xy} for xy in clouds], [f"scale {s}" for s in scales],
                      "Guidance pushes away from what other sentences share", limit=2)
 plt.show()
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** At scale 2, 99 % [98, 100] of the dots lie on the ring, against 91 % [88, 94] at 1; the price is spread, 0.36 against 0.42. It is a trade.
@@ -835,6 +865,7 @@ def pad_and_cat(first, second):
     padded = [torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1) for x in (first, second)]
     return torch.cat(padded)
 
+
 # %%
 # NBVAL_CHECK_OUTPUT
 xt, t = gaussian(2, seed=0), torch.tensor([700, 200])
@@ -844,6 +875,7 @@ with torch.no_grad():
     silent = model.unet(xt, t, context=start[0][:, :1], context_mask=start[1][:, :1])
     for scale in (0, 1, 3):
         print(f"scale {scale}: as by hand", torch.allclose(guided(model.unet, context, mask, scale)(xt, t), apply_guidance(silent, plain, scale), atol=1e-4))
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # All of it together is this notebook's system: it encodes the prompt, predicts, and samples with any sampler.
@@ -890,6 +922,7 @@ class TextPixel(nn.Module):
         model = self.conditioned_model(prompts, guidance, negative)
         yield from sampler(model, xT, SCHEDULE, steps=steps, prediction=PREDICTION, **options)
 
+
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Negative prompts.** The butterfly of the noto style is blue. We ask for it and move away from "blue", then from a blue butterfly, in either
 # language; all at scale 5.
@@ -908,6 +941,7 @@ for name, x in rows.items():
 plotting.show_rows(rows, title="A negative prompt, and the word not", scale=0.7)
 plt.show()
 
+
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Named in full, in either language, the negative prompt turns blue minus red from 0.36 to −1.2 [−1.3, −1.1]; "blue" alone reaches 0.0, "not blue" 0.47. "Blue" alone leads away from what all
 # blue pictures share; named in full, prompt and negative prompt differ in the colour alone. To *write* "not blue" adds the word blue.
@@ -924,6 +958,7 @@ def sample_timesteps(n, num_steps, power=1.0, generator=None):
     u = torch.rand(n, generator=generator, dtype=torch.float64)  # float32 could round up to T
     return (num_steps * u**power).long()
 
+
 # %% [markdown]
 # And each caption comes in the other language too: its sentence vector should be nearest to its translation's. This is CLIP's loss (notebook 07) between two languages.
 #
@@ -932,6 +967,7 @@ def sample_timesteps(n, num_steps, power=1.0, generator=None):
 # %% slideshow={"slide_type": "-"}
 from course_utils.generator.objectives import target
 from course_utils.recipes.text_pixel import P_DROP, TIMESTEP_POWER, TRANSLATION, emoji
+
 
 # %% slideshow={"slide_type": "-"}
 # @save course_utils/recipes/text_pixel.py
@@ -950,6 +986,7 @@ def loss(model, batch, generator):
     pred, text, translation = model(xt, t, ids, mask, batch["translation"])
     error = F.mse_loss(pred.float(), target(PREDICTION, x0, eps, t, SCHEDULE))
     return error + TRANSLATION * translation_loss(text, translation)
+
 
 # %% [markdown]
 # Half a minute is enough for eight things in seven colours, two languages and 16×16 pixels: the checkpoint's network, loss and loop.
@@ -970,6 +1007,7 @@ def live_batch(generator, n):
         other = LANGUAGES[1 - LANGUAGES.index(language)]
         texts[1].append(caption(few.meta[i], color, None, other, p_omit=2))
     return {"x0": to_tensor(examples.images), "ids": tokenize(texts[0])[0], "translation": tokenize(texts[1])[0]}
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # What loss is normal? We compare with two answers that read neither $x_t$ nor the text: grey everywhere, and the mean picture.
@@ -1054,6 +1092,7 @@ from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts, mat
 
 evaluator, SEEDS, ASKED = load_evaluator(), (11, 12, 13), ("concept", "style", "color", "background")
 
+
 # %% slideshow={"slide_type": "-"}
 def judged(draw, asked):                                                                 # draw(noises) -> pictures
     drawn = [draw(gaussian(len(asked), seed)) for seed in SEEDS]
@@ -1067,6 +1106,7 @@ def table(rows):
     print(f"{'':26s}" + "".join(f"{name:>18s}" for name in ASKED))
     for name, shares in rows.items():
         print(f"{name:26s}" + "".join(f"{str(s if isinstance(s, Share) else share(s)):>18s}" for s in (shares[k] for k in ASKED)))
+
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The same prompts, once in English and once in Chinese, from the same noises, at $s=1$.
@@ -1095,6 +1135,7 @@ print("pictures: own translation nearer than others", bool(apart[own].mean() < 0
 
 # %%
 print(f"same prompt {Mean.of(apart[own]).text(2)}, another prompt {Mean.of(apart[~own].view(48, 47).mean(1)).text(2)}")
+
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The two languages draw one picture: they differ by 0.02 [0.02, 0.03] a pixel value, two prompts by 0.72. We trained that: `translation_loss` pulls translations together. Style is followed worst, 82 % [72, 90], where the judge names 88 % of real pictures.
@@ -1193,6 +1234,7 @@ sweep = {s: (drawn["en"], scores["English"]) if s == 1 else judged(partial(draw_
 def variety(drawn):                                                                      # (48,) mean distance of the three
     a, b, c = (extract_features(evaluator, x) for x in drawn)
     return ((a - b).norm(dim=1) + (b - c).norm(dim=1) + (c - a).norm(dim=1)) / 3
+
 
 # %% slideshow={"slide_type": "-"}
 plain, apart = sweep[1][1], {s: variety(x) for s, (x, _) in sweep.items()}
@@ -1337,6 +1379,7 @@ for name, (alone, _, crowded) in trials.items():
 # NBVAL_CHECK_OUTPUT
 hint("04-cross-attention", 1)
 
+
 # %% [markdown]
 # ### Exercise 04.1 (warm-up) · Cross-attention
 #
@@ -1346,8 +1389,10 @@ hint("04-cross-attention", 1)
 def cross_attention(q, k, v, mask):                   # (B, N, D), (B, L, D), (B, L, D), (B, L) bool
     raise NotImplementedError                         # -> (B, N, D)
 
+
 # %%
 check("04-cross-attention", cross_attention)
+
 
 # %% [markdown]
 # **Solution** (folded). Every word would share *itself* out over the pixels: each would paint somewhere, wanted or not.
@@ -1361,6 +1406,7 @@ def cross_attention(q, k, v, mask):
 
 check("04-cross-attention", cross_attention)
 
+
 # %% [markdown]
 # ### Exercise 04.2 (code) · Join a pair
 #
@@ -1370,8 +1416,10 @@ check("04-cross-attention", cross_attention)
 def merge(ids, pair, new_id):                         # (L,) long, (int, int), int
     raise NotImplementedError                         # -> shorter (L',) long
 
+
 # %%
 check("04-merge", merge)
+
 
 # %% [markdown]
 # **Solution**
@@ -1387,6 +1435,7 @@ def merge(ids, pair, new_id):
     return torch.tensor(out)
 
 check("04-merge", merge)
+
 
 # %% [markdown]
 # ### Exercise 04.3 (diagnose) · The wrong pandas
@@ -1407,6 +1456,7 @@ rows = {f"scale {s}": walk(partial(suspect, model.unet, context=context, mask=ma
 plotting.show_rows(rows, asked, "One noise, one scale a row", scale=0.8)
 plt.show()
 
+
 # %% [markdown]
 # Your version, called as `suspect` is:
 
@@ -1414,8 +1464,10 @@ plt.show()
 def mended(model, xt, t, context, mask, scale):       # (B, C, H, W), (B,), (B, L, D), (B, L), one number
     raise NotImplementedError                         # -> (B, C, H, W)
 
+
 # %%
 check("04-broken-guidance", mended)
+
 
 # %% [markdown]
 # **Solution.** Scale 0 follows the prompt, 1 ignores it, 2 runs away from it: the two answers are exchanged. The first half of the batch saw the words, `chunk` hands it out as `uncond`.
@@ -1429,6 +1481,7 @@ def mended(model, xt, t, context, mask, scale):
 
 check("04-broken-guidance", mended)
 
+
 # %% [markdown]
 # ### Exercise 04.4 (measure) · Guidance in some steps only
 #
@@ -1438,8 +1491,10 @@ check("04-broken-guidance", mended)
 def in_interval(plain, guided, xt, t, low, high):     # models (xt, t) -> answer; (B, C, H, W), (B,) all equal, int, int
     raise NotImplementedError                         # -> (B, C, H, W)
 
+
 # %%
 check("04-guidance-interval", in_interval)
+
 
 # %% [markdown]
 # **Solution.** Compare both rows with the sweep at scale 3: the half of the steps that keeps more diversity at equal style is the one to guide.
@@ -1454,6 +1509,7 @@ for name, (low, high) in {"early": (500, 999), "late": (0, 499)}.items():
     print(f"{name}: concept {share(found['concept'])}, style {share(found['style'])}, diversity {Mean.of(variety(x)).text(1)}")
 check("04-guidance-interval", in_interval)
 
+
 # %% [markdown]
 # ### Exercise 04.5 (transfer) · Two prompts, one picture
 #
@@ -1463,8 +1519,10 @@ check("04-guidance-interval", in_interval)
 def side_by_side(left, right, xt, t):                 # models (xt, t) -> answer; (B, C, H, W), (B,)
     raise NotImplementedError                         # -> (B, C, H, W)
 
+
 # %%
 check("04-two-prompts", side_by_side)
+
 
 # %% [markdown]
 # **Solution.** Both models see the whole noisy picture, so that each half is drawn in sight of the other. Grammar failed; placing by hand works.
@@ -1544,3 +1602,6 @@ plt.show()
 # - A. Hertz et al., *Prompt-to-Prompt image editing with cross-attention control*, 2022, arXiv 2208.01626: maps (section 3).
 # - R. Tang et al., *What the DAAM: interpreting Stable Diffusion using cross attention*, 2022, arXiv 2210.04885: words and pixels (section 2.2).
 # - C. Saharia et al., *Imagen*, 2022, arXiv 2205.11487: guidance and its trade (section 2.2).
+
+# %% [markdown]
+# ← [03 · Sampling](03_sampling.ipynb) · [Contents](00_start_here.ipynb) · [05 · Latent VAE](05_latent_vae.ipynb) →
