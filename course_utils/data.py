@@ -75,6 +75,11 @@ class Emoji:
         return self.on((255, 255, 255))
 
 
+def data_sums() -> str:
+    """Return the sums of all data files: what is made of the data and kept bears them."""
+    return (DATA_DIR / "SHA256SUMS").read_text(encoding="utf-8")
+
+
 def verify(path: Path | str | None = None) -> list[tuple[str, str]]:
     """Compare every shipped data file with `SHA256SUMS`; returns (file name, "ok" or what is wrong and what to do)."""
     folder = Path(path or DATA_DIR)

@@ -19,17 +19,9 @@ from course_utils.systems.registry import SYSTEMS, open_system
 from course_utils.systems.stage import System, start_noise
 from course_utils.systems.super_resolution import SuperResolution, make_sr2
 from course_utils.text_encoder.frozen import FrozenText
+from tests.test_peers_unet import randomise
 
 CPU = torch.device("cpu")
-
-
-def randomise(module, seed=0):
-    """Random weights, zeros and ones included, so that no part can hide."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.15 + 0.02)
-    return module.eval()
 
 
 def letters(max_tokens=5, dim=12):

@@ -39,17 +39,9 @@ from course_utils.layers import resize
 from course_utils.recipes import imagen_sr2, imagen_sr2_regression
 from course_utils.systems.stage import System
 from course_utils.systems.super_resolution import SuperResolution, make_sr2
+from tests.test_peers_unet import randomise
 
 TOLERANCE = 1e-5
-
-
-def randomise(module, seed=0):
-    """Random weights, zeros and ones included, so that no part can hide."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.15 + 0.02)
-    return module.eval()
 
 
 def noise(*shape, seed=0):

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from course_utils.data import DATA_DIR, FLAT_STYLES, Emoji, load_emoji, to_tensor
+from course_utils.data import FLAT_STYLES, Emoji, data_sums, load_emoji, to_tensor
 from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, Composer, caption
 from course_utils.datasets.latent_cache import cached, digest
 from course_utils.devices import autocast, best_device
 from course_utils.generator.objectives import diffusion_loss, sample_timesteps
 from course_utils.layers import resize
-from course_utils.recipes.latent_base import COLORS
+from course_utils.recipes.latent_base import COLORS, attribute_numbers
 from course_utils.systems.imagen import PREDICTION, SCHEDULE, SIZE, SR1_SIDE, open_text, text_digest
 from course_utils.systems.imagen import make_base as model
 from course_utils.text_encoder.frozen import FrozenText
@@ -80,20 +80,14 @@ def read(captions: list[str], text: FrozenText | None = None) -> dict[str, torch
 def captions() -> dict[str, torch.Tensor]:
     """Return all captions as the language model read them, and what each is true of, kept on disk.
 
-    "states", "ends": as `read` has them; "index", "color", "background": (CAPTIONS,), numbers in the emoji, COLORS and
-    BACKGROUNDS.
+    "states", "ends": as `read` has them; the rest as `attribute_numbers` has it.
     """
 
     def make():
         shown, texts = compose_captions(CAPTIONS, seed=16)
-        return read(texts) | {
-            "index": torch.tensor(shown["index"], dtype=torch.int32),
-            "color": torch.tensor([COLORS.index(color) for color in shown["color"]], dtype=torch.uint8),
-            "background": torch.tensor([BACKGROUNDS.index(place) for place in shown["background"]], dtype=torch.uint8),
-        }
+        return read(texts) | attribute_numbers(shown)
 
-    sums = (DATA_DIR / "SHA256SUMS").read_text(encoding="utf-8")
-    return cached("imagen", digest(*compose_captions(CHUNK, seed=16), CAPTIONS, sums), make)
+    return cached("imagen", digest(*compose_captions(CHUNK, seed=16), CAPTIONS, data_sums()), make)
 
 
 def context_of(index: list[int], read_before: dict[str, torch.Tensor] | None = None) -> torch.Tensor:

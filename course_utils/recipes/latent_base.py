@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from course_utils import checkpoints
-from course_utils.data import DATA_DIR
+from course_utils.data import data_sums
 from course_utils.datasets.compose import BACKGROUNDS, WORDS_ZH, Batch
 from course_utils.datasets.latent_cache import cached, digest, encode_all
 from course_utils.decoder.vae import VAE
@@ -59,13 +59,22 @@ def encode_examples(composed: Batch, name: str) -> tuple[dict, list[dict]]:
 COLORS = (None, *WORDS_ZH)  # as numbers of a tensor
 
 
+def attribute_numbers(shown: dict[str, list]) -> dict[str, torch.Tensor]:
+    """Return what N examples show, from `Batch.attributes`, as numbers (N,) in the emoji, COLORS and BACKGROUNDS."""
+    return {
+        "index": torch.tensor(shown["index"], dtype=torch.int32),
+        "color": torch.tensor([COLORS.index(color) for color in shown["color"]], dtype=torch.uint8),
+        "background": torch.tensor([BACKGROUNDS.index(place) for place in shown["background"]], dtype=torch.uint8),
+    }
+
+
 def encode_in_chunks(compose: Callable[[int], Batch], count: int, vae_name: str, name: str) -> dict[str, torch.Tensor]:
     """Return `count` chunks of examples as latents, kept under a name, with the numbers that tell what each shows.
 
-    compose(k): the k-th chunk, always the same; only one is held at a time. {"z": the Gaussians' means (N, 4, h, w),
-    float16, "index", "color", "background": (N,), numbers in the composer's emoji, COLORS and BACKGROUNDS}. The means
-    alone: our autoencoders' standard deviations are 0.3 % of their latents'. The file bears what was encoded: the first
-    chunk, their number, the sums of the data, and the autoencoder.
+    compose(k): the k-th chunk, always the same; only one is held at a time. Returns the `attribute_numbers`, and "z",
+    the Gaussians' means (N, 4, h, w), float16. The means alone: our autoencoders' standard deviations are 0.3 % of
+    their latents'. The file bears what was encoded: the first chunk, their number, the sums of the data, and the
+    autoencoder.
     """
     first = compose(0)
 
@@ -74,19 +83,11 @@ def encode_in_chunks(compose: Callable[[int], Batch], count: int, vae_name: str,
         parts = []
         for k in range(count):
             chunk = compose(k) if k else first
-            shown = chunk.attributes
-            parts.append(
-                {
-                    "z": encode_all(vae, chunk.images)[0].contiguous(),
-                    "index": torch.tensor(shown["index"], dtype=torch.int32),
-                    "color": torch.tensor([COLORS.index(c) for c in shown["color"]], dtype=torch.uint8),
-                    "background": torch.tensor([BACKGROUNDS.index(b) for b in shown["background"]], dtype=torch.uint8),
-                }
-            )
+            z = encode_all(vae, chunk.images)[0].contiguous()
+            parts.append({"z": z, **attribute_numbers(chunk.attributes)})
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
-    sums = (DATA_DIR / "SHA256SUMS").read_text(encoding="utf-8")
-    source = digest(first.images, first.attributes, count, sums, checkpoint_digest(vae_name))
+    source = digest(first.images, first.attributes, count, data_sums(), checkpoint_digest(vae_name))
     return cached(name, source, make)
 
 

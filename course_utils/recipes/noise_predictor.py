@@ -1,5 +1,6 @@
 """noise-predictor: draws faces and hearts from noise, with no prompt. The network of notebook 02."""
 
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
@@ -46,14 +47,12 @@ def make_recipe(prediction, residual=False, name=None):
 
     residual: the network adds its input to its answer (see `Patched`); name: None for that of the prediction.
     """
-    return Recipe(
+    return replace(
+        RECIPE,
         name=f"noise-predictor-{name or prediction}",
         summary=f"the noise predictor's U-Net asked for {prediction}, one of four equal trainings for notebook 02",
         model=partial(model, residual=residual),
-        batch=batch,
         loss=partial(loss, prediction=prediction),
-        batch_size=RECIPE.batch_size,
-        lr=RECIPE.lr,
         decay=0.5,  # in a run this short a falling rate brings out more than a few more steps at the full one
         time_share=0.3,
     )

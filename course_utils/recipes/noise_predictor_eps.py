@@ -2,6 +2,5 @@
 
 from course_utils.recipes.noise_predictor import make_recipe
 
-RECIPE = make_recipe(
-    "eps", residual=True
-)  # at the noisy end the input is the noise: six minutes do not teach to copy it
+# residual: at the noisy end the input is the noise, and six minutes do not teach the network to copy it
+RECIPE = make_recipe("eps", residual=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course_utils.data import DATA_DIR, to_tensor
+from course_utils.data import data_sums, to_tensor
 from course_utils.datasets.latent_cache import cached, digest
 from course_utils.generator.conditions import outline
 from course_utils.recipes import stable_diffusion_clip as text
@@ -35,8 +35,7 @@ def lines():
     def make():
         return {"lines": torch.cat([find_lines(text.compose(k) if k else first) for k in range(text.CHUNKS)])}
 
-    sums = (DATA_DIR / "SHA256SUMS").read_text(encoding="utf-8")
-    return cached("outline-clip", digest(first.images, first.masks, text.CHUNKS, sums), make)["lines"]
+    return cached("outline-clip", digest(first.images, first.masks, text.CHUNKS, data_sums()), make)["lines"]
 
 
 def batch(generator, n):

@@ -13,10 +13,10 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.data import load_emoji, to_tensor
-from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, WORDS_ZH, Batch, Composer, caption
+from course_utils.datasets.compose import BACKGROUNDS, LANGUAGES, Composer, caption
 from course_utils.datasets.latent_cache import cached, digest, encode_all
 from course_utils.decoder.vae import VAE
-from course_utils.recipes.latent_base import checkpoint_digest
+from course_utils.recipes.latent_base import COLORS, attribute_numbers, checkpoint_digest
 from course_utils.systems.clip import CLIP, SIZE, embed_images, open_clip
 from course_utils.systems.dalle2 import VAE_NAME
 
@@ -24,7 +24,6 @@ CHUNK = 8_192  # pictures composed at a time: 100 MB
 CHUNKS = 8  # that the priors learn from: about ten compositions of each picture
 P_OMIT = 0.6  # chance that a caption leaves out style, colour and background, each: a fifth says the name alone
 P_DROP = 0.1  # captions left empty, so that guidance has something to move away from
-COLORS = tuple(WORDS_ZH)
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +39,7 @@ def composer() -> Composer:
 
 
 def encode_chunk(name: str, source: Composer, seed: int, also: str | None = None) -> dict[str, torch.Tensor]:
-    """CHUNK examples of a seed, kept under a name: "image_embed" (N, D), and what each shows as numbers (N,).
+    """CHUNK examples of a seed, kept under a name: "image_embed" (N, D), and what each shows, as `attribute_numbers`.
 
     also: "latent" adds {"mean", "std"} (N, 4, 16, 16), "pixel" the pictures themselves, uint8 (N, 64, 64, 3).
     """
@@ -50,24 +49,12 @@ def encode_chunk(name: str, source: Composer, seed: int, also: str | None = None
     def make() -> dict[str, torch.Tensor]:
         composed = source.compose(CHUNK, seed)
         tensors = {"image_embed": embed_images(clip(torch.device("cpu")), to_tensor(composed.images)).half()}
-        tensors |= attribute_numbers(composed)
+        tensors |= attribute_numbers(composed.attributes)
         if also == "latent":
             tensors["mean"], tensors["std"] = encode_all(checkpoints.load(VAE_NAME, VAE()), composed.images)
         return tensors | ({"images": torch.from_numpy(composed.images)} if also == "pixel" else {})
 
     return cached(name, digest(beginning, source.emoji.rgba, CHUNK, also, *parents), make)
-
-
-def attribute_numbers(composed: Batch) -> dict[str, torch.Tensor]:
-    """What composed pictures show: "index" into the emoji, "color" into COLORS (-1: none), "background", (N,) each."""
-    shown = composed.attributes
-    colors = [-1 if color is None else COLORS.index(color) for color in shown["color"]]
-    backgrounds = [BACKGROUNDS.index(background) for background in shown["background"]]
-    return {
-        "index": torch.tensor(shown["index"]),
-        "color": torch.tensor(colors),
-        "background": torch.tensor(backgrounds),
-    }
 
 
 @lru_cache(maxsize=1)
@@ -88,8 +75,9 @@ def write_caption(
     """A caption of example i in either language, every time another, that leaves out what it may; "" with p_drop."""
     if rng.random() < p_drop:
         return ""
-    meta, color = source.emoji.meta[int(shown["index"][i])], int(shown["color"][i])
-    parts = meta["style"], COLORS[color] if color >= 0 else None, BACKGROUNDS[int(shown["background"][i])]
+    index, color, background = (int(shown[key][i]) for key in ("index", "color", "background"))
+    meta = source.emoji.meta[index]
+    parts = meta["style"], COLORS[color], BACKGROUNDS[background]
     style, color, background = (None if rng.random() < p_omit else part for part in parts)
     language = LANGUAGES[rng.integers(len(LANGUAGES))]
     return caption(meta | {"style": style}, color, background, language, rng, p_omit=0.0)
