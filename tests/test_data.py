@@ -244,6 +244,7 @@ def test_damage_is_noticed(copy, name, damage, words):
         load_emoji(256 if "256" in name else 64)
         data.load_scenes.__wrapped__(64)
         data.tokenizer_file()
+        data.text_encoder_files()
         data.read_table(copy / "xp7.parquet")
     assert words in str(error.value) and f"git checkout -- data/{name}" in str(error.value)
     assert "\n" not in str(error.value)

@@ -159,7 +159,7 @@ def opening(nb: NotebookNode, limits: Limits) -> Iterator[str]:
         yield f"No links to its neighbours in the second and the last cell: {mend}"
     badges = sum("Open in Colab" in cell.source for cell in nb.cells)
     if badges != bool(common_parts.address()):
-        yield f"{'No badge for Colab' if common_parts.address() else 'A badge leads nowhere'}: {mend}"
+        yield f"{'No Colab badge' if common_parts.address() else 'A badge leads nowhere'}: {mend}"
     setup = common_parts.setup_source()
     if not any(cell.source.strip().startswith(setup) for cell in code_cells(nb)):
         yield f"No code cell starts with the text of tools/colab_setup.py: {mend}"
