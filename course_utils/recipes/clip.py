@@ -14,7 +14,7 @@ from course_utils.training import Recipe
 
 BATCH_SIZE = 128  # each picture has 127 captions to be told from
 CHUNK = 512  # pictures whose activations are held at a time
-P_NAME = 0.5  # share of captions that say only what it is: colours and places alone would tell most pictures apart
+P_NAME = 0.4  # share of captions that say only what it is: colours and places alone would tell most pictures apart
 P_OMIT = 0.35  # chance that another caption leaves out the style, and the background
 ATTRIBUTES = ("concept", "style", "color", "background")
 
@@ -91,10 +91,10 @@ RECIPE = Recipe(
     batch=batch,
     loss=loss,
     batch_size=BATCH_SIZE,
-    lr=3e-3,
+    lr=2e-3,
     weight_decay=0.2,
     faster={"token_embedding": 5.0},  # most tokens are in few captions: without it the text tower hardly learns
-    decay=0.4,  # the steps are noisy, and the weights settle slowly
+    decay=0.8,  # the steps are noisy, and the weights settle slowly
     warmup=100,
     time_share=3.0,
 )
