@@ -32,6 +32,13 @@ def all_close(outputs: list, expected: list, tolerance: float) -> bool:
     return all(close(a, b, tolerance) for a, b in zip(outputs, expected, strict=True))
 
 
+def largest_gap(a, b) -> float:
+    """The largest difference between the numbers of two outputs that `close` finds alike; 0 for all but tensors."""
+    if isinstance(b, torch.Tensor):
+        return float((a.detach().double() - b.detach().double()).abs().nan_to_num().max()) if b.numel() else 0.0
+    return max(map(largest_gap, a, b), default=0.0) if isinstance(b, (tuple, list)) else 0.0
+
+
 def same_arguments(before: tuple, after: tuple) -> bool:
     """False if a tensor among the arguments was changed in place."""
     return all(torch.equal(a, b) for a, b in zip(before, after, strict=True) if isinstance(a, torch.Tensor))
@@ -98,6 +105,10 @@ def describe_difference(outputs, expected, tolerance: float) -> str:
         for o, r in (zip(out, right, strict=True) if isinstance(right, (tuple, list)) else [(out, right)])
         if isinstance(r, torch.Tensor)
     ]
+
+    if not flat:  # words, or plain numbers
+        out, right = next((o, r) for o, r in zip(outputs, expected, strict=True) if o != r)
+        return f"the answer is {out!r}, but {right!r} is right."
 
     def agree(change):
         return all(torch.allclose(change(o), r, rtol=10 * tolerance, atol=10 * tolerance) for o, r in flat)

@@ -1,7 +1,8 @@
 """Judge a learner's function on fresh random cases and say what is likely wrong.
 
 An exercise is a reference solution, a maker of random cases, and the mistakes people make, each written out as the
-function it amounts to: if the answer agrees with a mistake on every case, its message is the verdict.
+function it amounts to: if the answer agrees with a mistake on every case, its message is the verdict; with several,
+that of the nearest.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from course_utils.checks.compare import (
     explain_exception,
     first_complaint,
     is_stub,
+    largest_gap,
     same_arguments,
 )
 
@@ -144,10 +146,13 @@ def _compare(exercise: Exercise, answer: Callable, cases: list[tuple], outputs: 
         return "the same arguments give something else each time: does the function draw random numbers of its own?"
     if agree(outputs, expected):
         return None
+    fits = []
     for message, mistake in exercise.mistakes:
         wrong = [mistake(*copy_arguments(args)) for args in cases]
         if agree(outputs, wrong) and not agree(wrong, expected):
-            return message
+            fits.append((round(largest_gap(outputs, wrong) / exercise.tolerance, 1), message))
+    if fits:
+        return min(fits, key=lambda fit: fit[0])[1]  # of equally near ones the first: the likeliest
     return first_complaint(outputs, expected, exercise.tolerance) or describe_difference(
         outputs, expected, exercise.tolerance
     )

@@ -75,6 +75,11 @@ def shifted(alpha_bar: torch.Tensor, side: float) -> torch.Tensor:
     return torch.sigmoid(torch.logit(alpha_bar) + 2 * math.log(64 / side))
 
 
+def uniform(*shape, width, generator) -> torch.Tensor:
+    """Uniform noise of mean 0, as wide as asked."""
+    return width * (torch.rand(*shape, generator=generator) - 0.5)
+
+
 def example_batch(x0, t, alpha_bar, generator, draw=torch.randn, fresh=True, own_step=True) -> torch.Tensor:
     """Noisy pictures: draw: what makes the noise; fresh: each picture its own; own_step: each picture its own step."""
     eps = draw((x0 if fresh else x0[:1]).shape, generator=generator)
@@ -190,9 +195,12 @@ SHIFT = Exercise(
             lambda a, side: torch.sigmoid(torch.log(a) + 2 * math.log(64 / side)),
         ),
         ("nothing moved: is `side` used?", lambda a, side: a),
-        (
-            "log10 or log2 in place of the natural logarithm.",
-            lambda a, side: torch.sigmoid(torch.logit(a) + 2 * math.log10(64 / side)),
+        *(
+            (
+                "log10 or log2 in place of the natural logarithm.",
+                lambda a, side, log=log: torch.sigmoid(torch.logit(a) + 2 * log(64 / side)),
+            )
+            for log in (math.log10, math.log2)
         ),
     ),
     hints=(
@@ -230,7 +238,15 @@ DIAGNOSE = Exercise(
         ),
         (
             "the noise is uniform, centred now but too weak: its variance is 1/12, not 1.",
-            partial(example_batch, draw=lambda *args, **kw: torch.rand(*args, **kw) - 0.5),
+            partial(example_batch, draw=partial(uniform, width=1)),
+        ),
+        (
+            "the noise is uniform, centred now but too weak: its variance is 1/3, not 1.",
+            partial(example_batch, draw=partial(uniform, width=2)),
+        ),
+        (
+            "the noise is still uniform, with the right mean and variance; Gaussian noise comes from torch.randn.",
+            partial(example_batch, draw=partial(uniform, width=math.sqrt(12))),
         ),
     ),
     hints=(

@@ -45,6 +45,23 @@ MIX_MISTAKES = (
         "1 - sqrt(alpha_bar) is not sqrt(1 - alpha_bar): the powers of the two terms must add up to 1.",
         mix(torch.sqrt, lambda a: 1 - a.sqrt()),
     ),
+    (
+        "alpha_bar is taken for the picture's factor here; it is the picture's power, and the factors are its root and "
+        "sqrt(1 - alpha_bar).",
+        mix(lambda a: a, lambda a: (1 - a**2).sqrt()),
+    ),
+    (
+        "the picture is not faded: multiply it by sqrt(alpha_bar), or the variance grows.",
+        mix(torch.ones_like, lambda a: (1 - a).sqrt()),
+    ),
+    (
+        "the noise comes at full strength: multiply it by sqrt(1 - alpha_bar).",
+        mix(torch.sqrt, torch.ones_like),
+    ),
+    (
+        "xt is clipped: noise goes beyond [-1, 1], and the network has to see it as it is.",
+        lambda x0, eps, a: add_noise(x0, eps, a).clamp(-1, 1),
+    ),
     ("right up to sign: noise is added here, not subtracted.", mix(torch.sqrt, lambda a: -(1 - a).sqrt())),
     (
         "every picture gets the first picture's step: use all of alpha_bar_t, not alpha_bar_t[0].",

@@ -51,7 +51,7 @@ def _examine_noise(eps, x0) -> str | None:
     if eps.min() >= -1 and eps.max() <= 1:
         return "the noise is uniform: Gaussian noise comes from torch.randn, not torch.rand."
     if abs(float(eps.mean())) > 0.1 or abs(float(eps.std()) - 1) > 0.1:  # 6,144 numbers: the mean is within 0.05
-        return f"the noise has mean {float(eps.mean()):.2f} and spread {float(eps.std()):.2f}; it should be 0 and 1."
+        return f"the noise has mean {float(eps.mean()):.2f} and std {float(eps.std()):.2f}; they should be 0 and 1."
     return None
 
 

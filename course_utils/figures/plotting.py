@@ -97,8 +97,8 @@ def wrap(text: str, inches: float, size: float = 10) -> str:
     """Break a caption, English or Chinese, into lines that fit a width."""
     room, lines = inches * 72 / (size * 0.56), [""]  # an average letter is 0.56 of the type size wide
     span = lambda s: len(s) + len(re.findall(f"[{WIDE}]", s))  # noqa: E731
-    for piece in re.findall(rf"[{WIDE}]|[^\s{WIDE}]+\s*", str(text)):
-        if lines[-1] and span(lines[-1] + piece.rstrip()) > room and piece not in NO_START:
+    for piece in re.findall(rf"[{WIDE}]\s*|[^\s{WIDE}]+\s*", str(text)):
+        if lines[-1] and span(lines[-1] + piece.rstrip()) > room and piece.rstrip() not in NO_START:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
