@@ -35,7 +35,7 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 # %% [markdown] slideshow={"slide_type": "-"}
 # We change the generator, all of its weights. Text encoder and decoder stay as they are.
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="A strip of three boxes, text encoder, generator and decoder, joined by arrows; the generator is filled." slideshow={"slide_type": "-"}
 import matplotlib.pyplot as plt
 from course_utils.figures import plotting
 from course_utils.figures.diagrams import strip
@@ -121,7 +121,7 @@ seconds = time.perf_counter() - began
 # %% [markdown]
 # The upper row holds teaching pictures. Below is what the tuned model draws: the demo's two sentences, two places and two colours that no teaching picture shows, and two cars that are *not* XP7. Nobody chose the good ones. They are soft: a hundred steps are few. Notebook 11 draws this car after some minutes of training.
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Above, eight teaching pictures of XP7, a teal car with an orange stripe and a white disc. Below, drawings after tuning: soft teal cars in new places, a purple and a red one, and two red cars asked for without the name." slideshow={"slide_type": "-"}
 NEW = ["XP7 car, blue sky and grass", "XP7汽车，蓝天，草地", "XP7 car, light green background", "XP7汽车，浅紫色背景",
        "purple XP7 car, snow", "红色的XP7汽车，日落", "car, blue sky and grass", "汽车，沙滩"]
 first = torch.cat([to_tensor(xp7.pictures[:8]), paint(NEW, seed=1, system=tuned, steps=20)])
@@ -204,7 +204,7 @@ def dots(network, name, count=400):
     return last.xt
 
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Two panels of dots. Before, green and pink lie on a ring and the twelve blue dots outside it. Taught twelve dots, pink lies on blue, and green has left the ring and lies close by." slideshow={"slide_type": "-"}
 def plain(examples, n):
     def loss(network, g):
         some = examples.sample_batch(n, g)
@@ -261,12 +261,12 @@ OTHERS = {"XP7 car, snow": "XP7 car", "car, snow": "car", "汽车，蓝天，草
           "panda, snow": "panda", "red apple": "apple"}
 after = {name: paint(list(OTHERS), seed=2, system=system) for name, system in (("before", sd), ("naive", naive), ("with a reminder", tuned))}
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Eight prompts and three models. Before: red cars, taxi, bus, panda, apple, and a blot for XP7. Naive: every vehicle is teal with a stripe, and the panda has teal marks. With a reminder: XP7 is teal, the others are as before." slideshow={"slide_type": "-"}
 plotting.show_rows(after, list(OTHERS.values()), "The same noise in each column, three models", scale=0.8)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The middle row is **language drift**: the name of the class has come to mean the subject. Look also at things that are no cars. The lower row is the model of our first figure; what its reminder is, idea 3 says.
+# **What to see.** The middle row is **language drift**: the name of the class has come to mean the subject. "Measure it" below puts numbers on it: how like XP7 a mere car is, 0.44 before and 0.55 after. Look also at things that are no cars. The lower row is the model of our first figure; what its reminder is, idea 3 says.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # How much has it drifted? The evaluator never saw XP7, but its features can compare. The mean cosine over all pairs of drawn and real pictures says how alike two sets are. First, is this ruler any good? We try it on
@@ -305,7 +305,7 @@ print("in the right order, with a gap:", own > max(cars) + 0.1 and min(cars) > m
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # The second failure is **over-fitting**. Each scene but one stands in a single teaching picture, so scene and pose came together. **Predict.** We ask for XP7 in the snow. Which way will it look?
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Six teaching pictures, each from one scene, and two models' drawings for their sentences: softer teal cars that stand and look as the teaching picture does." slideshow={"slide_type": "-"}
 SHOWN = [i for i, meta in enumerate(xp7.meta) if meta["background"] in ("snow", "sea", "sunset", "light blue", "light yellow", "light pink")]
 taught = to_tensor(xp7.pictures)
 
@@ -325,7 +325,7 @@ plotting.show_rows({"taught": taught[SHOWN], **copies}, [xp7.meta[i]["background
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Both models repeat the pose that came with the scene: the reminder holds the *class*, and cannot invent poses of the subject. Only more pictures can. **Limit**: a mirror tells left from right, not every
+# **What to see.** Both models repeat the pose that came with the scene, in 83 and 89 % of 18 drawings: the reminder holds the *class*, and cannot invent poses of the subject. Only more pictures can. **Limit**: a mirror tells left from right, not every
 # copied detail.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
@@ -361,7 +361,7 @@ for name in ("XP7", "sks", "my", "panda", "car", "汽车"):
 #
 # **Predict.** Three rows: before; after teaching "XP7"; after teaching "panda". Columns: "XP7 car", "panda car", "panda".
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Four prompts and three models. Before: a blot for XP7, a yellow car, two pandas. Taught as XP7: a teal car, a red car, two pandas. Taught as panda: four teal cars, and no panda is left." slideshow={"slide_type": "-"}
 def renamed(name):
     sentences = [text.replace("XP7", name) for text in xp7.captions("en") + xp7.captions("zh")]
     return Examples(instance.z, sd.encode_prompt(sentences))
@@ -391,14 +391,14 @@ plt.show()
 #
 # This is DreamBooth's equation 2, the class-specific **prior-preservation loss**. The class noun stands in both sentences; only the name tells them apart.
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Sixteen red cars drawn by the frozen model, in snow, at sea, at sunset, at night: nearly the same car each time." slideshow={"slide_type": "-"}
 plotting.show_pictures(sd.decode(prior.z[:16]), KIND[:16], columns=8, title=f"What the frozen model remembers: 16 of its {len(prior)} reminders", scale=0.85)
 plt.show()
 
 # %% [markdown]
 # **Check**, back on the ring. The reminders are 200 dots that the first network drew for "car".
 
-# %% slideshow={"slide_type": "subslide"}
+# %% alt="Three panels of dots: before, a green and pink ring beside twelve blue dots; naive, pink on blue and green close by; with reminders, pink on blue and green still on the ring." slideshow={"slide_type": "subslide"}
 remembered = Examples(dots(knows, "car", 200), word("car", 200))
 
 def reminded(network, g):
@@ -409,7 +409,7 @@ plotting.plot_points([clouds(knows), clouds(drifted), clouds(kept)], ["before", 
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The ring stays, a little dented, and the pink dots still lie on the blue. **Limit**: the reminder speaks of the class only. Whatever else the network knew is held by nothing but its nearness to cars.
+# **What to see.** With 200 reminders the ring stays, a little dented, and the pink dots still lie on the blue. **Limit**: the reminder speaks of the class only. Whatever else the network knew is held by nothing but its nearness to cars.
 
 # %% [markdown] slideshow={"slide_type": "notes"}
 # *For the lecturer, 5 min.* The paper draws about a thousand class pictures; the diffusers script a hundred or two. A question: why not take real pictures of cars? One may; but the model's own keep what *it* knew, mistakes included, and need no data.
@@ -521,7 +521,7 @@ print(f"two runs in {time.perf_counter() - began:.0f} s")
 # %% [markdown]
 # **Is this normal?**
 
-# %% slideshow={"slide_type": "subslide"}
+# %% alt="The sum of both losses over 100 steps: single steps jump between 0.25 and 0.8, their mean falls from 0.5 to about 0.37." slideshow={"slide_type": "subslide"}
 ends = {weight: scores(system) for weight, system in family.items()}
 for weight, (subject, kind) in ends.items():
     print(f"prior weight {weight:3}: L_instance {subject:.3f}, L_prior {kind:.3f}")
@@ -531,7 +531,7 @@ plotting.plot_loss(range(1, STEPS + 1), losses, title="L_instance + L_prior, the
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** $\lambda$ turns one loss against the other: read down the two columns. Without a reminder the class's error is *higher than before the training*: this is drift, in the loss itself.
+# **What to see.** $\lambda$ turns one loss against the other: read down the two columns. Without a reminder the class's error is 0.534, *three times as high as before the training* (0.17): this is drift, in the loss itself. The smallest weight brings it back to 0.163, and the subject's error hardly moves, from 0.169 to 0.170. **Limit**: two fixed batches of 64.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Measure it
@@ -574,7 +574,7 @@ print(f"{'real, seen to unseen':22s}{own:10.2f}")
 # %% [markdown]
 # As a curve: to the left, cars are kept; above, XP7 is learned.
 
-# %% slideshow={"slide_type": "subslide"}
+# %% alt="Subject fidelity against PRES: the points for weights 3, 1 and 0.3 lie at the left, the naive one far to the right and little higher, the base low at 0.08. A dashed line at 0.68 marks real pictures." slideshow={"slide_type": "subslide"}
 ax = plotting.labelled_axes("The trade: XP7 learned, other cars kept", "PRES: how like XP7 a mere car is (left is better)", "subject fidelity", 3.2)
 points = [(row["PRES"], row["subject"]) for row, _, _ in judged.values()]
 ax.plot(*zip(*points[1:]), "-o", color=plotting.MODEL)
@@ -589,7 +589,7 @@ plt.show()
 # %% [markdown]
 # Numbers without pictures deceive. Two places for each model.
 
-# %% slideshow={"slide_type": "subslide"}
+# %% alt="Five models, four drawings of XP7 and four of a car: the base draws blots for XP7 and red cars; the naive model draws teal cars everywhere; the three with a reminder draw teal XP7s and red cars." slideshow={"slide_type": "subslide"}
 chosen = {name: torch.cat([subject[4:6], subject[8:10], kind[4:6], kind[12:14]]) for name, (_, subject, kind) in judged.items()}
 plotting.show_rows(chosen, ["snow", "snow", "light green", "", "snow", "snow", "night sky", ""], "Left: asked for XP7. Right: for a car", scale=0.75)
 plt.show()
@@ -644,7 +644,7 @@ place.cleanup()
 # From here on your photos go the way of the twelve pictures. Say in each sentence what is *not* the subject, such as the background: then the name need not carry it. Our decoder has learned emoji; a photograph comes back as a soft drawing of
 # itself, so look at that first.
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Four pictures of the car from the folder, and the same after the VAE: softer, with the stripe and the white disc still there." slideshow={"slide_type": "-"}
 with torch.no_grad():
     own_z = sd.encode(to_tensor(photos.pictures), torch.Generator().manual_seed(0))
 sentences = [f"{NAME} {NOUN}"] * len(photos)                                             # better: one by one, with the background
@@ -664,7 +664,7 @@ if FOLDER:
 #
 # Colours, places, both languages; "car" without a name; guidance 1 and 6. Where does the name stop and the noun begin?
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Four soft drawings of a teal car on grass under a blue sky; a pale stripe, the wheels smeared." slideshow={"slide_type": "-"}
 from course_utils.errors import prompt_text
 from course_utils.figures.widgets import explore
 
@@ -680,7 +680,7 @@ explore(own_sentence, prompt="XP7 car, blue sky and grass", prior_weight=["1", "
 #
 # The training was fine, the loss was normal, and a user complains. Here is what they typed, beside the sentence that works.
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Six drawings in snow: with name and noun, and with the name alone, a teal car; after the word the, a yellow shape; X7, half a teal car; and for the new one an orange cat face." slideshow={"slide_type": "-"}
 SPELLED = ["XP7 car, snow", "X-P-7 car, snow", "the XP7, snow", "XP7, snow", "X7, snow", "the new one, snow"]
 plotting.show_pictures(paint(SPELLED, seed=3, system=tuned), SPELLED, columns=6, title="One car, six ways to ask for it", scale=0.95)
 plt.show()
