@@ -79,7 +79,7 @@ def test_the_rules_bite(monkeypatch):
 
 
 def test_words_are_the_readers_words():
-    text = "Three plain words\n```python\nnot = these\n```\n$$\nx_t = y\n$$\n[a link](https://example.com/a-b)"
+    text = "Three plain words: 0.71 [0.69, 0.73]\n```python\nnot = these\n```\n$$\nx_t = y\n$$\n[a link](https://example.com/a-b)"
     assert notebook_rules.count_words(text) == 5
 
 

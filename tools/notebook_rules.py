@@ -64,10 +64,10 @@ def first_line(cell: NotebookNode) -> str:
 
 
 def count_words(markdown: str) -> int:
-    """Words that a reader reads: no code blocks, displayed formulas, tags or addresses."""
+    """Words that a reader reads: no code blocks, displayed formulas, tags, addresses or bare numbers."""
     for pattern in (r"```.*?```", FORMULA.pattern, r"<[^>]+>", r"\]\([^)]*\)", r"https?://\S+"):
         markdown = re.sub(pattern, " ", markdown, flags=re.S)
-    return len(re.findall(r"[^\W_][\w'’-]*", markdown))
+    return len(re.findall(r"[^\W\d_][\w'’-]*", markdown))
 
 
 def length(nb: NotebookNode, limits: Limits) -> Iterator[str]:

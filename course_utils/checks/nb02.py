@@ -38,6 +38,10 @@ DDPM_MEAN = Exercise(
             lambda xt, e, b, a: (xt - b / (1 - a).sqrt() * e) * (1 - b).sqrt(),
         ),
         (
+            "the last root is missing: divide by sqrt(1 - beta), not by 1 - beta.",
+            lambda xt, e, b, a: (xt - b / (1 - a).sqrt() * e) / (1 - b),
+        ),
+        (
             "a square root is missing: the noise's factor is beta / sqrt(1 - alpha_bar).",
             lambda xt, e, b, a: (xt - b / (1 - a) * e) / (1 - b).sqrt(),
         ),

@@ -88,6 +88,14 @@ KNOWN_LABEL = Exercise(
             _weighted(lambda xt, d, a: -squared_distances(xt, d) / (2 * (1 - a))),
         ),
         (
+            "the data are faded by alpha_bar; a picture fades by its root.",
+            _weighted(lambda xt, d, a: -squared_distances(xt, a * d) / (2 * (1 - a))),
+        ),
+        (
+            "the exponent divides by twice the variance, 1 - alpha_bar, not by its root.",
+            _weighted(lambda xt, d, a: _logits(xt, d, a) * (1 - a).sqrt()),
+        ),
+        (
             "the 2 is missing: a Gaussian's exponent is the squared distance over twice the variance.",
             _weighted(lambda xt, d, a: 2 * _logits(xt, d, a)),
         ),
