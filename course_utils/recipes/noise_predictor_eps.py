@@ -1,4 +1,4 @@
-"""noise-predictor-eps: the U-Net that answers with the noise, as DDPM does, and draws the pictures of notebook 02."""
+"""noise-predictor-eps: the same U-Net, asked for the noise: notebook 02 compares the three."""
 
 from course_utils.recipes.noise_predictor import make_recipe
 

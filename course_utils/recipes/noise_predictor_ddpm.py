@@ -1,0 +1,12 @@
+"""noise-predictor-ddpm: the U-Net that answers with the noise, trained on until it draws: the pictures of notebook 02."""
+
+from dataclasses import replace
+
+from course_utils.recipes.noise_predictor_eps import RECIPE as SHORT
+
+RECIPE = replace(
+    SHORT,
+    name="noise-predictor-ddpm",
+    summary="a small U-Net that predicts the noise in 32x32 smileys, as DDPM does: notebook 02 draws with it",
+    time_share=1.0,
+)
