@@ -32,6 +32,15 @@ SNR = Exercise(
         ("this is log2; the natural logarithm is torch.log.", lambda a: torch.log2(a / (1 - a))),
         ("these are decibels, 10 * log10; the natural logarithm is asked.", lambda a: 10 * torch.log10(a / (1 - a))),
         ("this is the logarithm of the signal alone: divide by the noise power 1 - alpha_bar.", torch.log),
+        ("this is the logarithm of the noise alone: the signal stands above it.", lambda a: torch.log(1 - a)),
+        (
+            "this divides two logarithms; the logarithm of the quotient is asked, which is their difference.",
+            lambda a: torch.log(a) / torch.log(1 - a),
+        ),
+        (
+            "the logarithm of a quotient is a difference: log(alpha_bar) - log(1 - alpha_bar).",
+            lambda a: torch.log(a) + torch.log(1 - a),
+        ),
     ),
     hints=(
         "How much power has the picture in xt, and how much the noise?",

@@ -113,6 +113,18 @@ MEASURE = Exercise(
             lambda x0, xt: xt.var() / x0.var(),
         ),
         (
+            "this is the correlation, not even squared: how much of x0 is in xt, whatever the noise?",
+            lambda x0, xt: torch.corrcoef(torch.stack([x0.flatten(), xt.flatten()]))[0, 1],
+        ),
+        (
+            "the mean of the product alone: divide it by the mean square of x0 before you square.",
+            lambda x0, xt: (x0 * xt).mean() ** 2,
+        ),
+        (
+            "this takes all of xt for noise; its variance is alpha_bar * Var(x0) + 1 - alpha_bar.",
+            lambda x0, xt: 1 - xt.var(),
+        ),
+        (
             "this takes all of x0 away before it looks at the noise; xt holds only sqrt(alpha_bar) of it.",
             lambda x0, xt: 1 - (xt - x0).var(),
         ),
@@ -145,6 +157,14 @@ COPY = Exercise(
         (
             "this only matches the sizes, std against std; how alike xt and eps are counts, too.",
             lambda xt, e: e.std() / xt.std(),
+        ),
+        (
+            "this only matches the sizes, length against length; how alike xt and eps are counts, too.",
+            lambda xt, e: e.norm() / xt.norm(),
+        ),
+        (
+            "the means are taken away first, and the network copies xt with its mean: leave them in.",
+            lambda xt, e: slope(xt - xt.mean(), e - e.mean()),
         ),
         ("this is the correlation: it forgets how large xt is.", lambda xt, e: (xt * e).sum() / (xt.norm() * e.norm())),
         (
@@ -184,6 +204,10 @@ SHIFT = Exercise(
             "half of the shift: averaging k x k pixels divides the noise by k^2, so it is 2 log(64 / side).",
             lambda a, side: shifted(a, math.sqrt(64 * side)),
         ),
+        (
+            "twice the shift: 2 log(64 / side) is the logarithm of (64 / side) ** 2 already.",
+            lambda a, side: shifted(a, side**2 / 64),
+        ),
         ("this is the shifted log-SNR; turn it back into alpha_bar.", lambda a, side: torch.logit(shifted(a, side))),
         (
             "this is the SNR itself: from SNR = a / (1 - a) the share a follows.",
@@ -201,6 +225,10 @@ SHIFT = Exercise(
                 lambda a, side, log=log: torch.sigmoid(torch.logit(a) + 2 * log(64 / side)),
             )
             for log in (math.log10, math.log2)
+        ),
+        (
+            "the way back has another base: the sigmoid undoes the natural logarithm, not log2.",
+            lambda a, side: torch.sigmoid(torch.logit(shifted(a, side)) / math.log(2)),
         ),
     ),
     hints=(

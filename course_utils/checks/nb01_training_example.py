@@ -32,6 +32,8 @@ def examine_triple(answer, args) -> str | None:
 
 
 def _examine_steps(t, x0, steps) -> str | None:
+    if t.shape == x0.shape:
+        return "the second thing returned looks like a batch of pictures: return xt, t, eps, in this order."
     if t.dtype not in (torch.int64, torch.int32) or t.shape != (len(x0),):
         return f"t should hold one whole number per picture, shape ({len(x0)},): torch.randint(..., (len(x0),), ...)."
     if len(set(t.tolist())) == 1:
@@ -46,6 +48,8 @@ def _examine_steps(t, x0, steps) -> str | None:
 def _examine_noise(eps, x0) -> str | None:
     if eps.shape != x0.shape:
         return f"eps has shape {tuple(eps.shape)}; it needs one number for every number of x0, {tuple(x0.shape)}."
+    if torch.equal(eps, x0):
+        return "the label is the noise eps, not the picture x0: return xt, t, eps."
     if torch.equal(eps[0], eps[1]):
         return "every picture gets the same noise: draw as many numbers as x0 has."
     if eps.min() >= -1 and eps.max() <= 1:

@@ -39,7 +39,7 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 # Each picture below starts as random noise. A network is called 20 times; each call reads the prompt and takes a little
 # of the noise away. We chose the prompts among the things this model knows. Of each we show the first drawing.
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Eight drawings, each over its prompt: panda, red car in snow, sunflower, hamburger, pink butterfly, purple octopus, rocket, lion face. Each can be told, softly painted." slideshow={"slide_type": "-"}
 import time
 
 import matplotlib.pyplot as plt
@@ -65,11 +65,13 @@ plt.show()
 
 # %% slideshow={"slide_type": "-"}
 card = checkpoints.card("stable-diffusion")
+SD_UNET = 859_520_964                                   # the U-Net of Stable Diffusion 1.5, counted in its weights
 print(f"{card['parameters']:,} learned numbers; trained for {card['minutes']:.0f} minutes on {card['hardware']}")
+print(f"Stable Diffusion 1.5: {SD_UNET:,} in its U-Net alone, {SD_UNET / card['parameters']:.0f} times as many")
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # The pictures are 64 pixels wide, and the model knows a small set of things. That is little beside the systems you
-# know. The principle is the same, and here every line can be read.
+# know. The principle is the same, and here we can read every line.
 #
 # **Predict.** Another model, *noise-predictor*, reads no prompt: it turns noise into some smiley or heart. We draw eight
 # in 25 steps, and again: with the same seed; with the same seed in 50 steps; with another seed. Which will equal the
@@ -107,7 +109,7 @@ for steps, seed in ((25, 0), (50, 0), (25, 1)):
 # - **guidance**: how strictly a system follows the prompt; 1 means off. Notebook 04 explains it.
 # - **seed**: which noise we start from.
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Four drawings from four noises: nearly the same pink butterfly, with a black body, between blue sky and grass." slideshow={"slide_type": "-"}
 from course_utils.app import generate
 from course_utils.figures import widgets
 
@@ -124,10 +126,23 @@ widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=2
 # %% [markdown] slideshow={"slide_type": "-"}
 # The prompt asks for a pink butterfly under a blue sky, on grass. **stable-diffusion** paints 64 pixels, by way of a
 # *latent*: a compressed picture. It never saw a *pink* butterfly, so it has to put two words together; notebook 06
-# measures how often it succeeds. Four noises, nearly one picture: a full prompt, and only three drawings of a butterfly
-# to learn from, leave the noise little to decide. **text-pixel** draws 32 pixels directly: notebook 04. It likes 12
-# steps and a guidance of 1.5. **noise-predictor** reads nothing: choose it, and the fields *prompt* and *guidance* turn
-# grey. There the noise decides everything. The library says in words what a system cannot follow:
+# measures how often it succeeds. Four noises, nearly one picture: how much does the noise still decide?
+
+# %% slideshow={"slide_type": "skip"}
+from course_utils.data import FIRST_STYLES, FLAT_STYLES, STYLES, load_emoji
+
+butterflies = draw_pictures("stable-diffusion", "粉色的蝴蝶,蓝天,草地", steps=20, seed=7, count=8, guidance=2.0)
+for system, x in (("stable-diffusion, one prompt", butterflies), ("noise-predictor", base)):
+    print(f"{system:28s} from two noises, four pairs: {difference(x[:4], x[4:])} apart")
+print("butterflies it learned from:", load_emoji(64, FIRST_STYLES).column("concept").count("butterfly"))
+
+# %% [markdown] slideshow={"slide_type": "-"}
+# **What to see.** Two noises make butterflies less far apart than two pictures of the model without a prompt: a full
+# prompt, and three butterflies to learn from, leave the noise little to decide.
+#
+# The other systems: **text-pixel** draws 32 pixels directly (notebook 04); good values for it are 12 steps and a
+# guidance of 1.5. **noise-predictor** reads nothing: choose it, and the fields *prompt* and *guidance* turn grey. The
+# library says in words what a system cannot follow:
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
@@ -154,7 +169,8 @@ report()
 # that repairs it. The same table in a terminal: `course doctor`. "CPU" as the device is all right; the course is made
 # for it.
 #
-# And are **you** ready? These four lines are about as hard as the Python gets early on. Predict what they print.
+# And are **you** ready? These four lines are about as hard as the Python gets early on. Say what they print before you
+# run them.
 
 # %% slideshow={"slide_type": "skip"}
 # NBVAL_CHECK_OUTPUT
@@ -198,7 +214,7 @@ ROWS = {"Stable\nDiffusion": ("CLIP's\ntext encoder", "vectors", "U-Net that\nde
         "Imagen": ("T5, trained on\ntext alone", "vectors", "U-Net that draws\na small picture", "small\npicture",
                    "two diffusion\nenlargers")}
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Text encoder, generator and decoder as columns; rows for Stable Diffusion, DALL-E 2 and Imagen say what fills each box and what travels between." slideshow={"slide_type": "-"}
 fig, ax = canvas(8, 3.75, "Three boxes, filled in three ways")
 for x, name, color in zip((2.02, 4.5, 7.04), ("text encoder", "generator", "decoder"), (TEXT, MODEL, LATENT)):
     box(ax, x, 3.05, 1.66, 0.42, name, color, fontsize=12, fontweight="bold")
@@ -216,12 +232,12 @@ plt.show()
 # generates, orange for the latent and its decoder. The layout of the code follows: the packages `text_encoder`,
 # `generator` and `decoder` never import each other, and meet as tensors. So each box can be exchanged.
 #
-# **One limit.** A drawing of boxes hides sizes. The real systems have hundreds to thousands of times more parameters
-# than our network above, and saw far more pictures. Notebook 12 puts published figures beside ours.
+# **One limit.** A drawing of boxes hides sizes: the U-Net of Stable Diffusion 1.5 has 174 times the learned numbers of
+# ours, as the card above counts. Notebook 12 puts published figures beside ours.
 #
 # Every notebook opens with a small strip. The filled box is the one it works on. For notebooks 01 to 03:
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="A strip of three boxes, text encoder, generator and decoder, joined by arrows; the generator is filled." slideshow={"slide_type": "-"}
 strip(where="generator")
 plt.show()
 
@@ -245,7 +261,7 @@ model = checkpoints.load("noise-predictor", recipe.model())
 xT = start_noise(seed=0, count=16, shape=(3, recipe.SIZE, recipe.SIZE))             # (16, 3, 32, 32)
 states = list(ddim(model, xT, recipe.SCHEDULE, steps=50, prediction=recipe.PREDICTION))
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Two rows over eight columns, call 1 to the result: above, noise clears to a yellow face; below, the guess goes from a blur to the same face." slideshow={"slide_type": "-"}
 before = [xT, *(state.xt for state in states)]          # what the network saw at calls 1 ... 50, and the result
 calls, k = [0, 8, 16, 24, 32, 40, 46], 11               # k: which of the sixteen noises
 film = {"what it is given": [before[i][k] for i in calls] + [before[-1][k]],
@@ -254,12 +270,12 @@ plotting.show_rows(film, [f"call {i + 1}" for i in calls] + ["result"], "From no
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# The first guess is a blur. But the noise fixes the drawing: so what does the network *not* know at its first call? It
-# answers one question: which clean picture lies under this noise? It learned from pictures that really were mixed with
-# noise. Under noise this strong nearly every training picture is possible, and the answer that is least wrong on
-# average is their **mean**. We look at sixteen noises.
+# The first guess is a blur. But noise and number of steps fix the drawing: so what does the network *not* know at its
+# first call? It answers one question: which clean picture lies under this noise? It learned from pictures that really
+# were mixed with noise. Under noise this strong nearly every training picture is possible, and the answer that is least
+# wrong on average is their **mean**. We look at sixteen noises.
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="Six blurred first guesses, nearly the same brown disc with two eyes, beside the mean of all training pictures; under them six different results." slideshow={"slide_type": "-"}
 training = recipe.load_pictures()                       # (N, 3, 32, 32)
 mean = training.mean(0)
 shown = [11, 3, 10, 6, 9, 13]
@@ -276,9 +292,10 @@ for name, x in (("first guesses", states[0].x0), ("results", before[-1]), ("trai
     print(f"{name:17s} to the mean of the {len(training)} training pictures: {Mean.of(distance(x)).text(2)}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The first guesses lie 0.10 from the mean of all training pictures, the results 0.47, about as far as
-# training pictures do. A small step towards the guess makes some pictures likelier than others, the
-# next guess is sharper, and so on. The noise decides, but only through all calls together; no single call can see it.
+# **What to see.** The first guesses lie 0.10 [0.09, 0.12] from the mean of all training pictures, the results 0.47
+# [0.40, 0.55], about as far as training pictures do (0.45). A small step towards the guess makes some pictures likelier
+# than others, the next guess is sharper, and so on. The noise decides, but only through all calls together; no single
+# call can see it.
 #
 # That is the whole mechanism. Notebook 01 shows where the training examples for such a network come from, 02 builds and
 # trains it, and 03 explains the step. With a prompt, each call also reads the text; that is 04.
@@ -315,7 +332,7 @@ NEEDS = "00-01 01-02 02-03 03-04 02-05 04-06 05-06 04-07 07-08 04-09 06-10 10-11
 FOLDER = Path(course_utils.__file__).parents[1] / "notebooks"
 here = {path.name[:2]: path for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))}
 
-# %% slideshow={"slide_type": "-"}
+# %% alt="The fourteen notebooks as boxes with arrows: 00 to 03 in a row, 04, 05 and 07 below, then the systems 06, 08 and 09 with 10 and 11, then 12 and 13." slideshow={"slide_type": "-"}
 fig, ax = canvas(8, 4.15, f"The course: {len(set(here) & set(NODES))} of {len(NODES)} notebooks are here")
 place = {number: (0.78 + 1.61 * column, 3.42 - 1.0 * row) for number, (_, column, row, _) in NODES.items()}
 for pair in NEEDS.split():
@@ -387,16 +404,14 @@ for path in here.values():
 # Emoji: small, clear at a glance, named in two languages, and free to use. Eight artists' styles draw the same things, though
 # not every style has every thing.
 
-# %% slideshow={"slide_type": "-"}
-from course_utils.data import FLAT_STYLES, STYLES, load_emoji
-
+# %% alt="Ten rows, panda to guitar, each drawn in eight styles side by side: the same things, with other colours, outlines and shading." slideshow={"slide_type": "-"}
 WANTED = ("panda", "cat face", "penguin", "octopus", "rose", "hamburger", "birthday cake", "automobile", "rocket", "guitar")
 emoji = load_emoji(size=64, styles=STYLES, split="all")
 where = {(m["concept"], m["style"]): i for i, m in enumerate(emoji.meta)}
 rows = {}
 for concept in WANTED:
     index = [where[concept, style] for style in STYLES]
-    rows[f"{concept} {emoji.meta[index[0]]['name_zh']}"] = list(emoji.select(index).on_white())
+    rows[f"{emoji.meta[index[0]]['name_zh']} {concept}"] = list(emoji.select(index).on_white())
 plotting.show_rows(rows, STYLES, "Ten things in eight styles", scale=0.9)
 plt.show()
 
@@ -429,9 +444,9 @@ for split in ("train", "test"):
 # ### Exercise 00.1 (warm-up) · Signal against noise
 #
 # A noisy picture is part picture, part noise. Let $\bar\alpha$ ("alpha bar"), a number between 0 and 1, be the
-# picture's share of the power; the noise has the rest. Write `log_snr`. It takes a tensor of such shares, shape (T,),
-# and returns the natural logarithm of picture over noise, $\log\frac{\bar\alpha}{1-\bar\alpha}$, same shape. Notebook 01
-# tells what it is good for.
+# picture's share of the *power*, which is another word for variance; the noise has the rest. Write `log_snr`. It takes a
+# tensor of such shares, shape (T,), and returns the natural logarithm of picture over noise,
+# $\log\frac{\bar\alpha}{1-\bar\alpha}$, same shape. Notebook 01 tells what it is good for.
 #
 # Someone hands in this:
 
