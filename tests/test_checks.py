@@ -125,6 +125,10 @@ WRONG = [
     ("01-closed-form", lambda x0, e, a: (pp(a).sqrt() * x0 + pp(1 - a).sqrt() * e).double(), "float64"),
     ("01-closed-form", lambda x0, e, a: 2 * (pp(a).sqrt() * x0 + pp(1 - a).sqrt() * e), "factor"),
     ("01-closed-form", lambda x0, e, a: pp(a).sqrt() * x0 + pp(1 - a).sqrt() * torch.randn_like(x0), "random"),
+    ("01-closed-form", lambda x0, e, a: pp(a) * x0 + (1 - pp(a) ** 2).sqrt() * e, "taken for the picture's factor"),
+    ("01-closed-form", lambda x0, e, a: x0 + pp(1 - a).sqrt() * e, "not faded"),
+    ("01-closed-form", lambda x0, e, a: pp(a).sqrt() * x0 + e, "full strength"),
+    ("01-closed-form", lambda x0, e, a: (pp(a).sqrt() * x0 + pp(1 - a).sqrt() * e).clamp(-1, 1), "clipped"),
     ("01-closed-form", lambda x0, e, a: x0.mul_(pp(a).sqrt()).add_(pp(1 - a).sqrt() * e), "in place"),
     ("00-snr", lambda a: a / (1 - a), "logarithm"),
     ("00-snr", lambda a: torch.log10(a / (1 - a)), "log10"),
@@ -132,8 +136,13 @@ WRONG = [
     ("00-snr", lambda a: torch.log(a.sqrt() / (1 - a).sqrt()), "amplitudes"),
     ("00-snr", lambda a: a.log(), "signal alone"),
     ("00-snr", lambda a: 10 * torch.log10(a / (1 - a)), "decibels"),
+    ("00-snr", lambda a: torch.log(a) / torch.log(1 - a), "difference"),
     ("01-measure", lambda x0, xt: torch.corrcoef(torch.stack([x0.flatten(), xt.flatten()]))[0, 1] ** 2, "correlation"),
     ("01-measure", lambda x0, xt: (x0 * xt).sum() / (x0 * x0).sum(), "square it"),
+    ("01-measure", lambda x0, xt: (x0 * xt).mean() ** 2, "mean square of x0"),
+    ("01-measure", lambda x0, xt: 1 - xt.var(), "all of xt for noise"),
+    ("01-measure", lambda x0, xt: 2 * ((x0 * xt).sum() / (x0 * x0).sum()) ** 2, "constant factor"),
+    ("01-measure", lambda x0, xt: (xt.norm() / x0.norm()) ** 2, "do not yet agree"),
     ("01-measure", lambda x0, xt: xt.var() / x0.var(), "contains the noise"),
     ("01-measure", lambda x0, xt: 1 - (xt - x0).var(), "only sqrt(alpha_bar)"),
     ("01-measure", lambda x0, xt: ((x0 * xt).sum() / (xt * xt).sum()) ** 2, "wrong way"),
@@ -143,12 +152,14 @@ WRONG = [
     ("01-copy", lambda xt, e: xt.square().mean() / (xt * e).mean(), "upside down"),
     ("01-copy", lambda xt, e: (xt * e).mean() / e.square().mean(), "predicts xt from eps"),
     ("01-copy", lambda xt, e: e.std() / xt.std(), "std against std"),
+    ("01-copy", lambda xt, e: e.norm() / xt.norm(), "length against length"),
     ("01-copy", lambda xt, e: torch.cosine_similarity(xt.flatten(), e.flatten(), dim=0), "correlation"),
     ("01-copy", lambda xt, e: (e / xt).mean(), "explode"),
     ("01-copy", lambda xt, e: (xt * e).mean(), "mean square of xt"),
     ("01-copy", lambda xt, e: (xt * e).mean((1, 2, 3)) / xt.square().mean((1, 2, 3)), "one factor a picture"),
     ("01-shift", lambda a, side: torch.sigmoid(torch.logit(a) - 2 * math.log(64 / side)), "wrong way"),
     ("01-shift", lambda a, side: torch.sigmoid(torch.logit(a) + math.log(64 / side)), "half of the shift"),
+    ("01-shift", lambda a, side: torch.sigmoid(torch.logit(a) + 2 * math.log2(64 / side)), "natural logarithm"),
     ("01-shift", lambda a, side: torch.logit(a) + 2 * math.log(64 / side), "back into alpha_bar"),
     ("01-shift", lambda a, side: torch.exp(torch.logit(a) + 2 * math.log(64 / side)), "SNR itself"),
     ("01-shift", lambda a, side: a * (64 / side) ** 2, "scale the SNR"),
@@ -175,6 +186,8 @@ WRONG = [
     ("01-diagnose", lambda *args: example_batch(*args, rand=True), "mean of this noise"),
     ("01-diagnose", lambda x0, t, ab, g: example_batch(x0, t, ab, None), "random"),
     ("01-training-example", one_step, "same t"),
+    ("01-training-example", lambda *args: [training_example(*args)[k] for k in (0, 2, 1)], "in this order"),
+    ("01-training-example", lambda x0, ab, g: (*training_example(x0, ab, g)[:2], x0), "not the picture x0"),
     ("01-training-example", same_noise, "same noise"),
     ("01-training-example", own_generator, "seed inside"),
     ("01-training-example", double_training_example, "float64"),
@@ -812,6 +825,12 @@ def test_known_mistakes_are_told_by_their_own_message(name):
     assert sum(wrong == name for wrong, _, _ in WRONG) >= 3
     for message, mistake in exercise.mistakes:
         assert check(name, mistake).text.startswith(message)
+
+
+@pytest.mark.parametrize("seed", [9429, *range(10)])
+def test_where_two_known_mistakes_fit_the_nearer_is_told(seed):
+    for message, mistake in EXERCISES["01-measure"].mistakes:  # some lie within its tolerance of each other
+        assert check("01-measure", mistake, seed=seed).text.startswith(message)
 
 
 @pytest.mark.parametrize("name", EXERCISES)
