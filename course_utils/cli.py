@@ -1,4 +1,4 @@
-"""The command `course`: doctor, list, train, draw, vary, search, evaluate, export, lab, test.
+"""The command `course`: doctor, list, train, draw, app, vary, search, evaluate, export, lab, test.
 
 Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
 can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
@@ -7,16 +7,15 @@ can get wrong ends in one sentence on stderr and exit status 2, never in a trace
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from course_utils.app import commands, lab, search, train, vary
+from course_utils.app import commands, export, inputs, lab, search, train, vary
 from course_utils.app.generate import PROMPTED, SYSTEMS
-from course_utils.errors import CourseError, InputError, printable
+from course_utils.errors import InputError, printable
 
 PASSED_ON = ("lab", "test")  # what these do not know goes to JupyterLab and pytest
 
@@ -43,6 +42,7 @@ def parser() -> Parser:
         epilog="systems: " + "; ".join(f"{name}: {system.summary}" for name, system in SYSTEMS.items()),
     )
     draw_options(draw)
+    app_options(add("app", help="open a page to draw on, in the browser"))
     evaluate = add("evaluate", help="let the evaluator judge what a system draws for the fixed prompts")
     evaluate.add_argument(
         "system",
@@ -53,7 +53,7 @@ def parser() -> Parser:
     )
     evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100, or 200)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
-    export_options(add("export", help="write a system as a folder that diffusers opens"))
+    export.export_options(add("export", help="write a system as a folder that diffusers opens"))
     search.search_options(add("search", help="find the pictures that fit a prompt, by CLIP"))
     variations = add("vary", help="draw a picture of yours anew, by way of its CLIP vector")
     vary.vary_options(variations)
@@ -94,17 +94,22 @@ def draw_options(draw: Parser) -> None:
         action="append",
         help="xp7, style-3d, or a LoRA's .safetensors file or folder (./xp7 for one named so); said twice: their sum",
     )
+    draw.add_argument(
+        "--lora-strength", type=float, default=1.0, metavar="S", help="0 to 2: how strongly (default: 1, as trained)"
+    )
     draw.add_argument("--prior", metavar="PRIOR", help="of dalle2: diffusion, ar or none (default: diffusion)")
     draw.add_argument("--size", type=int, help="pixels a side: the system's own (default), or 256, enlarged by Imagen")
     draw.add_argument("--count", type=int, default=16, help="1 to 64 pictures (default: 16)")
     draw.add_argument("--out", default="pictures.png", help="the file to write (default: pictures.png)")
 
 
-def export_options(export: Parser) -> None:
-    """Add what an export can be told."""
-    export.add_argument("system", metavar="SYSTEM", help="stable-diffusion, stable-diffusion-clip, or inpaint")
-    export.add_argument("folder", metavar="FOLDER", help="a new folder, an empty one, or an earlier export")
-    export.add_argument("--from", dest="checkpoints", help="folder of the checkpoints (default: the shipped ones)")
+def app_options(app: Parser) -> None:
+    """Add what the page can be told."""
+    app.add_argument("--port", type=int, help="1024 to 65535 (default: 7860, or the next that is free)")
+    app.add_argument("--no-browser", action="store_true", help="open no browser, only print the address")
+    app.add_argument("--from", dest="folder", help="folder of the checkpoints (default: the shipped ones)")
+    app.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    app.add_argument("--space", metavar="FOLDER", help="open nothing: write the page as a folder to upload as a Space")
 
 
 def sampling_options(command: Parser) -> None:
@@ -122,19 +127,6 @@ def not_understood(args: argparse.Namespace, left: list[str]) -> NoReturn:
         words = " ".join([args.prompt, *left])
         raise InputError(f'a prompt of several words stands in quotes: course {args.command} "{words}"')
     parser().error(f"unrecognized arguments: {' '.join(left)}")
-
-
-def explain(error: Exception) -> str | None:
-    """One sentence for an error that a user can do something about, None for a fault of the program."""
-    if isinstance(error, OSError):
-        full = error.errno in (errno.ENOSPC, errno.EFBIG)
-        return "the disk is full: free some space and try again" if full else str(error)
-    if isinstance(error, CourseError):
-        return str(error)
-    devices = sys.modules.get("course_utils.devices")  # imports torch, so it is asked only where it is at work
-    if devices and devices.is_out_of_memory(error):
-        return "memory ran out, even for the smallest batch: close other programs, or try --device cpu"
-    return None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,8 +154,9 @@ def run(argv: list[str] | None) -> int:
         "list": commands.list_all,
         "train": train.train,
         "draw": commands.draw,
+        "app": commands.app,
         "evaluate": commands.evaluate,
-        "export": commands.export,
+        "export": export.export,
         "search": search.search,
         "lab": lab.lab,
         "test": lab.test,
@@ -184,7 +177,7 @@ def run(argv: list[str] | None) -> int:
     except ImportError as error:
         print(f"course: {error}: `make setup` installs what the course needs", file=sys.stderr)
     except Exception as error:
-        sentence = explain(error)
+        sentence = inputs.explain(error)
         if sentence is None:
             raise
         print(f"course: {printable(sentence)}", file=sys.stderr)

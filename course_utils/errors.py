@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import warnings
 from collections.abc import Collection, Iterable
 
@@ -44,6 +45,12 @@ def plain(value: object) -> object:
 def printable(text: str) -> str:
     """A text that fits one line and any terminal: what cannot be shown, a line's end too, as question marks."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file, without its ending: letters and digits of any script, "pictures" if it has none."""
+    words = re.sub(r"\W+", " ", text).strip()
+    return words.encode()[:120].decode(errors="ignore").strip() or "pictures"  # a name may have 255 bytes
 
 
 def integer(what: str, value: object, limits: tuple[int, int]) -> int:

@@ -31,7 +31,8 @@ def absent(what: str) -> None:
 
 
 def start_chromium(profile, log: bool = False):
-    """A Chromium without a history, a network or a window; with `log` it collects what pages write to the console."""
+    """A Chromium without a history, a network or a window; with `log` it collects what pages write to the console, and
+    what they ask the network for."""
     if not (CHROMIUM and DRIVER):
         absent("no Chromium with chromedriver here (Debian: apt-get install chromium chromium-driver)")
     from selenium import webdriver
@@ -41,7 +42,7 @@ def start_chromium(profile, log: bool = False):
     for flag in [*FLAGS, f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     if log:
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     driver.set_page_load_timeout(PATIENCE)
     return driver

@@ -10,14 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from course_utils import checkpoints, cli
-from course_utils.decoder.vae import VAE
 from course_utils.errors import CheckpointError
 from course_utils.generator.schedules import make_schedule
 from course_utils.interop import folder as folders
 from course_utils.interop.folder import export_folder, open_folder, open_remote
-from course_utils.systems.stable_diffusion import CONDITIONS, make_unet, open_stable_diffusion
-from course_utils.systems.text_pixel import TextPixel
+from course_utils.systems.stable_diffusion import open_stable_diffusion
 from tests.test_peers_unet import randomise
 from tests.test_stable_diffusion import PROMPTS, STEPS, hole, random, run, tiny_system
 
@@ -189,43 +186,6 @@ def test_what_cannot_be_exported():
     with pytest.raises(ValueError, match="4 or 9 channels"):
         export_folder(tiny_system(20), "never-made")
     assert not Path("never-made").exists()
-
-
-# ------------------------------------------------------------------ the command
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    """A folder of checkpoints with random weights."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    makers = {"text-pixel": TextPixel, "stable-diffusion": make_unet, "vae": VAE, "inpaint": CONDITIONS["inpaint"]}
-    for name, make in makers.items():
-        checkpoints.save(name, make(), {"scaling_factor": 0.5} if name == "vae" else {}, folder=folder)
-    return folder
-
-
-def test_course_export(shop, tmp_path, capsys):
-    for name, kind in (("stable-diffusion", ""), ("inpaint", "Inpaint")):
-        capsys.readouterr()
-        assert cli.main(["export", name, str(tmp_path / name), "--from", str(shop)]) == 0
-        assert f"{name}: " in (said := capsys.readouterr()).out and " MB in " in said.out and not said.err
-        weights = load_file(shop / f"{name}.safetensors")
-        opened = opened_by_diffusers(tmp_path / name, kind).unet.state_dict()
-        assert opened.keys() == weights.keys()
-        assert all(torch.equal(opened[key], weights[key].float()) for key in weights)
-
-
-def test_course_export_with_bad_input(shop, tmp_path, capsys):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    for arguments, words in (
-        (("dalle9", "x"), ("unknown system to export 'dalle9'", "stable-diffusion")),
-        (("stable-diffusion", "mine", "--from", str(shop)), ("holds something else", "new folder")),
-        (("stable-diffusion", "x", "--from", "no-such-folder"), ("no checkpoint 'stable-diffusion'", "course train")),
-    ):
-        where = [str(tmp_path / arguments[1]), *arguments[2:]]
-        assert cli.main(["export", arguments[0], *where]) == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1 and all(word in lines[0] for word in words), lines
-    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
 
 
 def test_the_shipped_system_draws_the_same_in_diffusers(tmp_path):

@@ -1,5 +1,6 @@
 """Widgets stand on pure functions: without a front-end the figure is there, with one it is redrawn in place."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
@@ -7,6 +8,7 @@ import pytest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from PIL import Image
 
 from course_utils.figures import plotting, widgets
 
@@ -77,7 +79,8 @@ def test_an_error_becomes_one_sentence(front_end):
 
 def test_prompt_box_draws_on_click_and_greys_out_what_is_not_taken(front_end):
     widgets.prompt_box(draw_prompt, {"noise-predictor": (), "stable-diffusion": ("prompt", "guidance")})
-    prompt, system, why, steps, guidance, seed, button, message = front_end.shown[0].children
+    prompt, system, why, steps, guidance, seed, buttons, message = front_end.shown[0].children
+    button = buttons.children[0]
     assert prompt.disabled and guidance.disabled and "no prompt and no guidance" in why.value
     system.value = "stable-diffusion"
     assert not prompt.disabled and not guidance.disabled and why.value == ""
@@ -98,10 +101,10 @@ def test_a_prompt_box_with_sizes_hands_the_chosen_one_over(front_end):
         return plotting.plot_lines([0, 1], {system: [seed, steps]}, title=prompt)
 
     widgets.prompt_box(draw_size, sizes={"its own": 0, "256 x 256": 256})
-    *_, seed, size, button, message = front_end.shown[0].children
+    *_, seed, size, buttons, message = front_end.shown[0].children
     assert (seed.description, size.description, size.label) == ("seed", "size", "its own")
     size.value = 256
-    button.click()
+    buttons.children[0].click()
     assert asked == [0, 256] and message.value == ""
 
 
@@ -117,7 +120,8 @@ def test_the_prompt_box_says_what_was_never_shown_before_it_draws(front_end):
 
     message = SimpleNamespace(value="")
     widgets.prompt_box(draw_plain, {"text-pixel": ("prompt", "guidance")}, prompt="butterfly")
-    prompt, *_, button, message = front_end.shown[0].children
+    prompt, *_, buttons, message = front_end.shown[0].children
+    button = buttons.children[0]
     near = "the nearest it knows: crocodile, turtle"
     prompt.value = "a photo of a dragon"
     button.click()
@@ -126,6 +130,44 @@ def test_the_prompt_box_says_what_was_never_shown_before_it_draws(front_end):
     prompt.value = "pandas"
     button.click()
     assert message.value == "" and front_end.updates[-1].axes[0].get_title(loc="left") == "panda"
+
+
+def enter(text):
+    """What the browser tells when Enter is pressed in a text field."""
+    text.comm.handle_msg({"content": {"data": {"method": "custom", "content": {"event": "submit"}}}, "buffers": []})
+
+
+def test_enter_draws(front_end):
+    widgets.prompt_box(draw_prompt)
+    prompt, *_, message = front_end.shown[0].children
+    prompt.value = "panda"
+    assert not front_end.updates
+    enter(prompt)
+    assert front_end.updates[-1].axes[0].get_title(loc="left") == "panda"
+    prompt.value = ""
+    enter(prompt)
+    assert "Write a prompt first" in message.value and len(front_end.updates) == 1
+
+
+def test_save_writes_the_figure_that_is_shown(front_end, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    widgets.prompt_box(draw_prompt, prompt="panda")
+    prompt, *_, seed, buttons, message = front_end.shown[0].children
+    draw, save = buttons.children
+    save.click()
+    first = Path("drawings", "panda, noise-predictor, seed 0.png")
+    assert message.value == f"saved: {first}" and first.is_file()
+    prompt.value, seed.value = "粉色的蝴蝶/../<b>", 7
+    save.click()
+    assert [path.name for path in Path("drawings").iterdir()] == [first.name], "what is shown is still the panda"
+    draw.click()
+    save.click()
+    with Image.open(Path("drawings", "粉色的蝴蝶 b, noise-predictor, seed 7.png")) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 300
+    Path("file").write_text("")
+    monkeypatch.setattr(widgets, "SAVED", "file")
+    save.click()
+    assert message.value.startswith("<b>") and "exists" in message.value
 
 
 def states(count):

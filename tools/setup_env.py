@@ -151,7 +151,7 @@ def main() -> int:
         print("setup: installing torch", flush=True)
         install_torch(install)
         print("setup: installing the other packages", flush=True)
-        call(*install, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[lab,test,book]")
+        call(*install, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[lab,test,book,app]")
         call(
             PYTHON,
             "-m",

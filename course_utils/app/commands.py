@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from course_utils import errors
 from course_utils.app import inputs
@@ -79,6 +80,7 @@ def draw(args: argparse.Namespace) -> int:
             show_progress(),
             args.prior,
             args.size,
+            args.lora_strength,
         )
     from PIL import Image
 
@@ -96,6 +98,22 @@ def draw(args: argparse.Namespace) -> int:
     return 0
 
 
+def app(args: argparse.Namespace) -> int:
+    """Serve the page to draw on until Ctrl-C, or write it as a folder to upload."""
+    if args.space is not None:
+        from course_utils.app.space import write_space
+
+        print(f"{write_space(args.space, args.folder)}: its README.md says how to upload it")
+        return 0
+    port = None if args.port is None else errors.integer("port", args.port, inputs.PORT)
+    if not find_spec("gradio"):
+        raise errors.InputError("the page is made with Gradio, which is not installed: `make setup` installs it")
+    from course_utils.app import web
+
+    web.launch(args.folder, args.device, server_port=port, inbrowser=not args.no_browser)
+    return 0
+
+
 def say(sentence: str) -> None:
     """Tell something beside the result."""
     print(f"course: note: {errors.printable(sentence)}", file=sys.stderr, flush=True)
@@ -106,6 +124,8 @@ def idle_options(args: argparse.Namespace, system) -> str | None:
     said = [f"--{name}" for name in ("guidance", "negative") if getattr(args, name) is not None]
     if said and "guidance" not in system.inputs:
         return f"{' and '.join(said)} changed nothing: without a prompt there is nothing to follow or to stay away from"
+    if args.lora is None and args.lora_strength != 1:
+        return "--lora-strength changed nothing: there is no --lora"
     guidance = system.guidance if args.guidance is None else args.guidance
     if args.negative is not None and guidance == 1:
         return "--negative changed nothing, since guidance is off: give a --guidance above 1"
@@ -165,29 +185,6 @@ def evaluate(args: argparse.Namespace) -> int:
         kept = {row: report.for_card(figures) for row, figures in rows.items()}
         drawn_by = SYSTEMS.get(args.system)
         checkpoints.add_metrics((drawn_by.card if drawn_by else None) or args.system, kept, args.folder)
-    return 0
-
-
-def export(args: argparse.Namespace) -> int:
-    """Write a system as a folder of diffusers."""
-    modules = {
-        "stable-diffusion": ("stable_diffusion", None),
-        "inpaint": ("stable_diffusion", "inpaint"),
-        "stable-diffusion-clip": ("stable_diffusion_clip", None),
-    }
-    module, condition = modules[errors.one_of("system to export", args.system, modules)]
-    from importlib import import_module
-
-    from course_utils.interop.folder import export_folder
-
-    start = time.perf_counter()
-    opened = import_module(f"course_utils.systems.{module}").open_stable_diffusion(condition, folder=args.checkpoints)
-    folder = export_folder(opened, args.folder)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    print(
-        f"{args.system}: {size:.1f} MB in {time.perf_counter() - start:.1f} s: {folder}\nIts README.md says how to "
-        "open it in diffusers."
-    )
     return 0
 
 

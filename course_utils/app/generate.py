@@ -14,6 +14,12 @@ if TYPE_CHECKING:  # it takes its time, and `course --help` needs none
     import numpy as np
 
 SIDE = 1024  # pixels, about the side of a grid
+EXAMPLES = (
+    "pink butterfly, noto style, blue sky and grass",
+    "粉色的蝴蝶,蓝天,草地",
+    "panda, night sky",
+    "红色的汽车,雪地",
+)
 
 
 def default_system(system: str | None, prompt: object) -> str:
@@ -66,6 +72,7 @@ def draw_pictures(
     progress: Callable[[int, int], None] | None = None,
     prior: str | None = None,
     size: int | None = None,
+    lora_strength: float = 1.0,
 ) -> np.ndarray:
     """Draw `count` pictures with a system's checkpoint: uint8 (count, H, W, 3).
 
@@ -74,7 +81,8 @@ def draw_pictures(
     negative: a prompt to move away from; folder: where the checkpoint lies (None: the shipped ones); lora: a shipped
     LoRA's name or a file, or a list of them whose sum is taken, for stable-diffusion; progress(done, total): called
     after every step; prior: "diffusion", "ar" or "none", for dalle2; size: pixels a side, the system's own (None) or
-    256. A PromptWarning names words that the system was never shown.
+    256; lora_strength: 0 to 2, what the LoRA is multiplied by. A PromptWarning names words that the system was never
+    shown.
     Raises InputError for anything out of range, CheckpointError for a missing or damaged checkpoint.
     """
     name = default_system(system, prompt)
@@ -84,7 +92,9 @@ def draw_pictures(
     if "prompt" in SYSTEMS[name].inputs and prompt is None:
         raise errors.InputError(f'{name} draws what a prompt says: give it one, such as "pink butterfly"')
     prompts = [prompt] * count
-    return draw_prompts(name, prompts, steps, seed, guidance, negative, device, folder, progress, lora, prior, size)
+    return draw_prompts(
+        name, prompts, steps, seed, guidance, negative, device, folder, progress, lora, prior, size, lora_strength
+    )
 
 
 def draw_prompts(
@@ -100,15 +110,27 @@ def draw_prompts(
     lora: str | Path | list | None = None,
     prior: str | None = None,
     size: int | None = None,
+    lora_strength: float = 1.0,
 ) -> np.ndarray:
     """Draw a picture for each prompt, uint8 (N, H, W, 3), the i-th from the seed's i-th noise; see `draw_pictures`."""
-    adapt = None
-    if lora is not None:
-        from course_utils.interop.lora_files import lora_adapter, unet_folder
-
-        adapt, folder = lora_adapter(lora, folder), unet_folder(lora, folder)
+    adapt, folder = adapter(lora, folder, lora_strength)
     opened = open_system(system, device, folder, adapt, lora_names(lora), prior, size)
     return opened.draw(prompts, seed, steps, guidance, negative, progress)
+
+
+def adapter(
+    lora: str | Path | list | None, folder: str | Path | None = None, strength: float = 1.0
+) -> tuple[Callable | None, str | Path | None]:
+    """What puts a LoRA, or the sum of several, into a U-Net (None for none), and the folder of the checkpoints then.
+
+    strength: what it is multiplied by; InputError outside 0..2.
+    """
+    strength = errors.number("the LoRA's strength", strength, inputs.LORA_STRENGTH)
+    if lora is None:
+        return None, folder
+    from course_utils.interop.lora_files import lora_adapter, unet_folder
+
+    return lora_adapter(lora, folder, strength), unet_folder(lora, folder)
 
 
 def grid(pictures: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:

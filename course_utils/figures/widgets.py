@@ -11,9 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from course_utils.errors import file_name
+
+SAVED = "drawings"
 EXAMPLES = ("pink butterfly, noto style, blue sky and grass", "粉色的蝴蝶,蓝天,草地")
 
 
@@ -85,10 +89,11 @@ def explore(draw: Callable, **controls) -> None:
         field.observe(lambda _: _redraw(draw, fields, message, handle), "value")
 
 
-def _redraw(draw: Callable, fields: dict, message, handle) -> None:
+def _redraw(draw: Callable, fields: dict, message, handle):
     """Draw with the fields' values; an error becomes one sentence above the figure, which stays as it was.
 
-    What a PromptWarning says stands there before the drawing is done, and stays.
+    What a PromptWarning says stands there before the drawing is done, and stays. Returns the figure, None after an
+    error.
     """
     from course_utils.systems.reading import prompt_notes
 
@@ -101,10 +106,13 @@ def _redraw(draw: Callable, fields: dict, message, handle) -> None:
     try:
         message.value = "drawing \u2026"
         with prompt_notes(tell):
-            _show(draw(**{name: field.value for name, field in fields.items()}), handle)
+            figure = draw(**{name: field.value for name, field in fields.items()})
+            _show(figure, handle)
         message.value = "<br>".join(notes)
+        return figure
     except Exception as error:  # whatever the drawing raised, a learner sees its sentence and can go on
         message.value = f"<b>{html.escape(sentence(error))}</b>"
+        return None
 
 
 def sentence(error: Exception) -> str:
@@ -122,9 +130,10 @@ def prompt_box(
     seed: int = 0,
     sizes: dict[str, int] | None = None,
 ) -> None:
-    """A text field, a choice of system, sliders and a Draw button; the picture is drawn beneath, in place.
+    """A text field, a choice of system, sliders, buttons; the picture is drawn beneath, in place. Enter draws, too.
 
-    draw(prompt, system, steps, guidance, seed) -> Figure; it may raise ValueError with one clear sentence.
+    draw(prompt, system, steps, guidance, seed) -> Figure, whose title names the prompt; it may raise ValueError with
+    one clear sentence. Save writes the figure that is shown into the folder SAVED, here, named by its prompt and seed.
     systems: name -> which of "prompt", "guidance" it takes; the others are greyed out, and a word says why. sizes: what
     to call them -> pixels a side, 0 for a system's own, the first at the start; with them, draw takes a `size` too.
     Without a front-end: the figure at the starting values. Built in notebook 00.
@@ -137,19 +146,29 @@ def prompt_box(
         _show(draw(**values))
         return
     from IPython.display import display
-    from ipywidgets import VBox
+    from ipywidgets import Button, HBox, VBox
 
-    fields, why, button, message = prompt_fields(systems, values, sizes)
+    fields, why, message = prompt_fields(systems, values, sizes)
     first, others = ("prompt", "system"), ("steps", "guidance", "seed", "size")
     rows = [[fields[name] for name in names if name in fields] for names in (first, others)]
-    display(VBox([*rows[0], why, *rows[1], button, message]))
-    handle = _show(draw(**values))
-    button.on_click(lambda _: _redraw(draw, fields, message, handle))
+    button, save = Button(description="Draw", button_style="primary"), Button(description="Save", icon="download")
+    display(VBox([*rows[0], why, *rows[1], HBox([button, save]), message]))
+    shown = [draw(**values), values]  # the figure that stands there, and what it was asked for
+    handle = _show(shown[0])
+
+    def redraw(*_) -> None:
+        asked = {name: field.value for name, field in fields.items()}
+        if (figure := _redraw(draw, fields, message, handle)) is not None:
+            shown[:] = figure, asked
+
+    button.on_click(redraw)
+    fields["prompt"].on_msg(lambda _, content, __: redraw() if content.get("event") == "submit" else None)  # Enter
+    save.on_click(lambda _: _save(*shown, message))
 
 
 def prompt_fields(systems: dict, values: dict, sizes: dict | None = None):
-    """The widgets of `prompt_box`: (fields by name, why something is grey, button, message)."""
-    from ipywidgets import HTML, Button, Dropdown, FloatSlider, IntSlider, Layout, Text
+    """The widgets of `prompt_box`: (fields by name, why something is grey, message)."""
+    from ipywidgets import HTML, Dropdown, FloatSlider, IntSlider, Layout, Text
 
     make = {
         "prompt": partial(Text, placeholder=" / ".join(EXAMPLES)),
@@ -172,7 +191,20 @@ def prompt_fields(systems: dict, values: dict, sizes: dict | None = None):
 
     fields["system"].observe(grey_out, "value")
     grey_out()
-    return fields, why, Button(description="Draw", button_style="primary"), HTML()
+    return fields, why, HTML()
+
+
+def _save(figure, asked: dict, message) -> None:
+    """Write a figure as PNG, and say where it is, or in one sentence why it is nowhere."""
+    from course_utils.checkpoints import write_atomically
+
+    path = Path(SAVED, f"{file_name(asked['prompt'])}, {asked['system']}, seed {asked['seed']}.png")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=200))
+        message.value = f"saved: {html.escape(str(path))}"
+    except Exception as error:
+        message.value = f"<b>{html.escape(sentence(error))}</b>"
 
 
 class Line:

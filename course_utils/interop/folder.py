@@ -47,10 +47,11 @@ The course draws with `guidance_scale=2.0` and `num_inference_steps=20`. The tok
 
 
 # ------------------------------------------------------------------ ours, opened by diffusers
-def export_folder(system, folder, size=64):
+def export_folder(system, folder, size=64, card=CARD):
     """Write a StableDiffusion with the course's tokenizer as a folder for `StableDiffusionPipeline.from_pretrained`.
 
-    size: pixels a side of what the pipeline draws when nothing is said. An earlier export is replaced. Returns the
+    size: pixels a side of what the pipeline draws when nothing is said; card: its README.md, in which {pipeline} stands
+    for the name of diffusers' class and MARK says whose export this is. An earlier export is replaced. Returns the
     path. Raises CheckpointError when the folder holds something else, or the disk is full. Built in notebook 06.
     """
     folder = Path(folder)
@@ -61,7 +62,7 @@ def export_folder(system, folder, size=64):
         new = Path(temporary) / "new"
         new.mkdir()  # which honours the umask, as tempfile does not
         try:
-            write(system, new, size)
+            write(system, new, size, card)
         except Exception as error:
             if is_full_disk(error):
                 raise CheckpointError(f"the disk is full: {folder} was not written; free some space") from error
@@ -78,15 +79,15 @@ def is_export(folder):
     return folder.is_dir() and not any(folder.iterdir())
 
 
-def write(system, folder, size):
+def write(system, folder, size, card):
     """Save a system with the classes of diffusers, and a card that says how to open it."""
     with quiet():
         pipeline = diffusers.to_pipeline(system, size)
         pipeline.save_pretrained(folder)
-    card = folder / "README.md"
-    card.write_text(CARD.format(pipeline=type(pipeline).__name__), encoding="utf-8")
+    readme = folder / "README.md"
+    readme.write_text(card.replace("{pipeline}", type(pipeline).__name__), encoding="utf-8")
     for weights in folder.rglob("*.safetensors"):  # safetensors writes them for their owner's eyes only
-        weights.chmod(card.stat().st_mode)
+        weights.chmod(readme.stat().st_mode)
 
 
 @contextmanager

@@ -180,12 +180,12 @@ def read_lora(path):
     return state, ranks.pop() if len(ranks) == 1 else None
 
 
-def lora_adapter(lora, folder=None):
+def lora_adapter(lora, folder=None, strength=1.0):
     """Return a function that merges a LoRA, or the sum of several, into a U-Net.
 
     lora: what `find_lora` takes, or a list of it; folder: where the U-Net's checkpoint lies (None: among the shipped
-    ones). Raises InputError where one is named twice. What it returns raises CheckpointError for a LoRA whose card
-    names another U-Net than the one there.
+    ones); strength: what each is multiplied by. Raises InputError where one is named twice. What it returns raises
+    CheckpointError for a LoRA whose card names another U-Net than the one there.
     """
     files = [find_lora(one, folder) for one in named(lora)]
     if len({file.resolve() for file in files}) < len(files):
@@ -195,7 +195,7 @@ def lora_adapter(lora, folder=None):
         for file in files:
             check_base(file, unet_folder(lora, folder))
         states = [read_lora(file) for file in files]  # alpha is the rank of each, so they can be added up
-        set_adapter(unet, *(states[0] if len(states) == 1 else (weighted_sum([(s, 1.0) for s, _ in states]),)))
+        set_adapter(unet, weighted_sum([(state, strength) for state, _ in states]))
         merge(unet)
 
     return adapt
