@@ -207,7 +207,7 @@ for name, logits in (("good", good), ("one hub", hub)):
     print(f"{name:8s} rows {rows:.3f}, columns {columns:.3f}")
 
 # %% [markdown]
-# The rows pay 0.002 as before, the columns 0.107 instead of 0.002. Such a picture would answer every search. Now the table for six real pictures and their names, by the trained CLIP: look-alikes on purpose.
+# The rows pay 0.002 as before, the columns 0.107 instead of 0.002. Such a picture would answer every search. Now the table for six real pictures and their names, by the trained CLIP: look-alikes.
 
 # %% alt="Two tables of six pictures by six captions, softmax along rows and along columns: large shares on the diagonal, small ones between look-alikes." slideshow={"slide_type": "-"}
 wanted = ["wolf", "fox", "lion", "automobile", "taxi", "bus"]
@@ -736,11 +736,11 @@ centres = image_embed[:200].mean(dim=0), en[:200].mean(dim=0)                   
 axis, middle = F.normalize(centres[0] - centres[1], dim=0), (centres[0] + centres[1]) / 2
 told = Share.of(torch.cat([(image_embed[200:] - middle) @ axis > 0, (en[200:] - middle) @ axis < 0]))    # the test on the others
 print(f"on the line through both centres, {told} lie on their own side (a coin: 50 %):", "two clouds." if told.low > 0.9 else "clouds that overlap in part." if told.low > 0.55 else "one cloud.")
-plotting.plot_points([two_axes(*before), two_axes(image_embed, en)], ["untrained", "trained"], "Pictures (blue), captions (pink); across: from centre to centre")
+plotting.plot_points([two_axes(*before), two_axes(image_embed, en)], ["untrained", "trained"], "Pictures (blue) and captions (pink)")
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Sideways each cloud keeps its side, as far as the printed share says; upwards they mix. The distance of the centres is the **modality gap** (Liang et al. 2022); in OpenAI's CLIP the clouds lie wholly apart. Why any gap? *At the start* each tower maps everything into its own narrow **cone**: see the cosines of the untrained towers. *And the loss hardly asks to close it.* Add one vector $g$ to all
+# **What to see.** Along the line through both centres each cloud keeps its side, as the share says; across they mix. The distance of the centres is the **modality gap** (Liang et al. 2022); in OpenAI's CLIP they lie wholly apart. Why any gap? *At the start* each tower maps everything into its own narrow **cone**: see the cosines of the untrained towers. *And the loss hardly asks to close it.* Add one vector $g$ to all
 # captions:
 #
 # $$s\,z^i_n\!\cdot(z^t_m+g)=\ell_{nm}+\underbrace{s\,z^i_n\!\cdot g}_{\text{same for all }m}$$
