@@ -38,7 +38,7 @@ notebooks: $(READY)  ## execute all notebooks in order and store their outputs
 	@$(PY) tools/notebooks.py run
 	@$(PY) tools/notebooks.py check
 
-slides: $(READY)  ## reveal.js decks that open without a network, in slides/
+slides: $(READY)  ## decks that open without a network, and handouts as PDF, in slides/
 	@$(PY) tools/slides.py
 
 book: $(READY)  ## a site of the executed notebooks, with search, glossary and the library's pages, in site/

@@ -40,7 +40,8 @@ def test_a_page_is_for_readers():
     assert solution.metadata.mystnb.code_prompt_show == "Show the solution"
 
 
-def test_speaker_notes_have_their_own_page():
+def test_speaker_notes_have_their_own_page(monkeypatch, tmp_path):
+    monkeypatch.setattr(book.slides, "NOTES", tmp_path)  # none of those of the course
     chapters = {"02_dots": notebook()}
     assert book.notes(chapters["02_dots"])[1] == ("An idea", "*For the lecturer, 14 min.* Wait.")
     assert book.minutes(chapters["02_dots"]) == 17

@@ -140,20 +140,3 @@ def test_a_notebook_runs_in_a_kernel_and_its_figures_come_out(tmp_path, monkeypa
     assert all("execution" not in cell.metadata for cell in cells)
     (picture,) = notebooks.figures("00_a", tmp_path / "figures")
     assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def test_slides_load_nothing_from_the_network():
-    from tools import slides
-
-    badge = "[![Open](https://colab.research.google.com/colab-badge.svg)](https://colab.research.google.com/x)"
-    cells = [
-        new_markdown_cell(f"# Title\n{badge}\n$x_t$", metadata={"slideshow": {"slide_type": "slide"}}),
-        new_markdown_cell("Not on a slide."),
-        new_markdown_cell("Ten min.", metadata={"slideshow": {"slide_type": "notes"}}),
-    ]
-    html = slides.deck(new_notebook(cells=cells), "Title")
-    assert "$x_t$" in html and "lib/mathjax/MathJax.js" in html and '<aside class="notes">' in html
-    assert "Not on a slide" not in html and "colab-badge" not in html and "import mermaid" not in html
-    with pytest.raises(ValueError, match="from the network"):
-        cells[0].source += "<script src='https://example.com/x.js'></script>"
-        slides.deck(new_notebook(cells=cells), "Title")

@@ -59,13 +59,12 @@ def page(nb: NotebookNode) -> NotebookNode:
     setup = common_parts.setup_source()
     cells = []
     for cell in nb.cells:
-        kind = cell.metadata.get("slideshow", {}).get("slide_type")
-        if kind == "notes" or cell.source.strip() in ("", setup) or common_parts.is_common(cell):
+        if slides.kind_of(cell) == "notes" or cell.source.strip() in ("", setup) or common_parts.is_common(cell):
             continue
         if cell.cell_type == "markdown":
             cell.source = common_parts.BADGE.sub("", cell.source)
         else:
-            cell.source = re.sub(r"^# NBVAL_\w+\n|  # fmt: skip$", "", cell.source, flags=re.M)
+            cell.source = slides.MARKS.sub("", cell.source)
             cell.metadata.update(reader_metadata(cell))
         cells.append(cell)
     nb.cells = cells
@@ -85,15 +84,7 @@ def reader_metadata(cell: NotebookNode) -> dict:
 
 def notes(nb: NotebookNode) -> list[tuple[str, str]]:
     """The speaker notes of a notebook: (heading of the section they belong to, what they say)."""
-    found, section = [], ""
-    for cell in nb.cells:
-        if cell.cell_type != "markdown":
-            continue
-        if cell.metadata.get("slideshow", {}).get("slide_type") == "notes":
-            found.append((section, cell.source))
-        elif titles := re.findall(r"^#{1,3} (.+)$", cell.source, re.M):
-            section = titles[-1]
-    return found
+    return list(slides.speaker_notes(nb).items())
 
 
 def minutes(nb: NotebookNode) -> int:
@@ -189,7 +180,7 @@ def library(folder: Path) -> None:
 
 def stage(source: Path) -> None:
     """Lay out all pages in the folder `source`, at the paths that they have in this repository."""
-    shutil.copytree(BOOK, source, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(BOOK, source, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "notes"))
     chapters = {name: nbformat.read(notebooks.ipynb(name), as_version=4) for name in notebooks.kept_names()}
     for path in source.glob("*.md"):
         notebooks.write(path, linked(path.read_text(encoding="utf-8"), list(chapters)))

@@ -16,6 +16,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from tools import common_parts, notebooks
+from tools import slides as decks
 
 CHECKED = "# NBVAL_CHECK_OUTPUT"
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|mnt|private|opt|var)/\w+|\b[A-Z]:\\\\?Users")
@@ -139,14 +140,16 @@ def executed(nb: NotebookNode, limits: Limits) -> Iterator[str]:
 
 
 def slides(nb: NotebookNode, limits: Limits) -> Iterator[str]:
-    """Slideshow metadata and speaker notes with minutes."""
+    """Slideshow metadata, and speaker notes with minutes, in book/notes, for sections that there are."""
     kinds = [slide_type(cell) for cell in nb.cells]
     if kinds.count("slide") < 5:
         yield f"{kinds.count('slide')} cells start a slide; at least 5."
-    if not any(
-        kind == "notes" and re.search(r"\d\s*min", cell.source) for kind, cell in zip(kinds, nb.cells, strict=True)
-    ):
-        yield "No speaker notes with minutes (a markdown cell with slide_type notes)."
+    notes = decks.speaker_notes(nb)
+    if not any(re.search(r"\d\s*min", words) for words in notes.values()):
+        yield "No speaker notes with minutes (book/notes/NN_name.md, a heading for each section)."
+    there = {title for cell in nb.cells if cell.cell_type == "markdown" for title in decks.headings(cell)}
+    for title in notes.keys() - there:
+        yield f"Speaker notes for a section that is not there: {title}"
 
 
 def opening(nb: NotebookNode, limits: Limits) -> Iterator[str]:

@@ -14,10 +14,6 @@
 # %% [markdown]
 # ← [04 · Text conditioning](04_text_conditioning.ipynb) · [Contents](00_start_here.ipynb) · [06 · Stable Diffusion](06_stable_diffusion.ipynb) →
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Ask: "Which pixels of a photo could you guess from their neighbours?" Nearly all. That is what we remove. The mistake to wait
-# for: a variational autoencoder is a generator, so we are done. Ours is not one, and the last figure shows it.
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -137,9 +133,6 @@ plt.show()
 # **What to see.** The colours survive, the edges do not: 972 numbers give 24.7 dB, where our latent's 1,024 give 28.9. Shrinking keeps the same thing everywhere: the local mean. But
 # our pictures are not arbitrary; they are made of flat areas, curves and eyes. Numbers should go to what *varies*. **Limit**: resizing knows nothing about our pictures, so this was an easy rival. The next one is not.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Let them name the rule that resizing follows. Then ask for a better one before you turn the page.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · Fewer numbers, well chosen
 #
@@ -209,10 +202,6 @@ plt.show()
 # **What to see.** More numbers, more quality, on every line: channels buy quality. At equal numbers larger patches win, because a code that sees
 # more pixels has more to leave out. Even plain shrinking, whose filters overlap, beats linear patches of 4×4. The star lies above all lines at its place: the VAE also has $f=4$ and $C=4$, but its encoder is *not linear*, and
 # each latent number sees far more than its own patch. **Limit**: squared error on our emoji. Photographs have more texture, and all curves would lie lower.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Linear autoencoder, principal components, JPEG's cosine transform: three names for the same trick. Why not f = 16 with 64 channels for diffusion? Few
-# places with many channels: the generator has to guess 64 numbers that hang together at each place. LDM (section 4.1) finds f = 4 to 8 best.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 2 · A cloud in place of a point
@@ -348,10 +337,6 @@ plt.show()
 # weight is tiny. Then why a KL at all? It keeps latents near the middle and their decoder smooth: small errors of a generator stay small errors.
 # **Limit**: being near a real face is no proof of a good face. A blur is near to many.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* Cover the row labels: which rows are the VAE? Then write the two weights on the board: a strong KL makes a poor painter that can dream, a weak one
-# a faithful painter that cannot. The course takes the faithful one and adds a dreamer in notebook 06.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · The network: a U-Net without the bridge
 #
@@ -470,10 +455,6 @@ with torch.no_grad():
     print("another size, same weights:", tuple(encoder(torch.zeros(1, 3, 96, 128)).shape))
 for name, part in (("encoder", encoder), ("decoder", decoder)):
     print(f"{name}: {sum(p.numel() for p in part.parameters()):,} parameters")
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Let the room answer the prediction before you show a line of code. Convolutions take any
-# size: Stable Diffusion's 512-pixel VAE is used at 768 and more.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · Blur, and a loss that sees it
@@ -635,10 +616,6 @@ plt.show()
 # term, an **adversarial** one: a second network learns to tell copies from pictures, and the decoder learns to fool it (section 3.1). It sharpens more, and it needs long and careful training. We leave it
 # out and measure nothing of it. **Limit**: sixty steps, and a handicap that the shipped VAE does not have.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 10 min.* Draw the two candidate edges on the board and ask for the one curve with the least squared error to both. Then: what would a person
-# draw? One of the two. Everything in this section follows from that.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: VAE, and its loss
 #
@@ -770,9 +747,6 @@ plt.show()
 # **What to see.** Light and dark come first, colours follow, sharp edges come last: a short run is a blur. From here on we use the checkpoint. **Limit**: our pictures have 64×64 pixels. Stable
 # Diffusion's VAE has 84 million parameters and saw millions of photographs.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Start the run, then explain the three terms while it works. Ask which term falls first.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 5 · One number: the scale factor
 #
@@ -828,9 +802,6 @@ plt.show()
 # **What to see.** In the lower row noise arrives late: at t = 650 the train is still there, with a signal-to-noise ratio of 2.69 against 0.37 in the upper row. The table above tells more: no channel's mean is exactly 0, their spreads
 # differ, and one number $s$ serves all four. Each cloud's own noise is small beside its channel's spread: that is what a weak KL allows.
 # **Limit**: later systems measure a mean and a spread for each channel.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* The constant is copied through hundreds of repositories. Ask who has seen 0.18215 before, and what they took it for.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 6 · Between two latents
@@ -917,9 +888,6 @@ print("twice the channels cost less than 1 % more:", table[4, 8][0] / table[4, 4
 # generator must then invent 64 numbers for each place that fit together. LDM (section 4.1) finds $f=4$ to $8$ best. Training saves the same factor, at every step of every
 # picture; the decoder is paid once. **Limit**: on small maps the clock gains less than the count, since small convolutions use a machine badly.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Multiply on the board: two forward passes with guidance, fifty steps. Then the decoder, once.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · Turn a knob inside the latent
 #
@@ -984,9 +952,6 @@ print("its noise is nearer to 1:", bool(nets["summed"].encode(faces).logvar.mean
 # **The cause.** A number of the latent whose cloud is the standard Gaussian costs nothing. When the KL weighs too much, this is the cheapest thing to be: mean 0, noise 1, no news. The decoder learns to
 # ignore it, so nothing brings it back (*posterior collapse*). Even the averaged net has lost some numbers; the summed one paints the average face. **The habit that finds it**: print, for each channel, the spread of the means beside the cloud's own noise, as idea 5 does. A
 # dead channel has a small spread and a noise near 1. Do so whenever you change the size of the latent: a summed KL changes with it.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Papers mix sums and means. LDM sums both, pixels and KL, so its weight of 1e-6 cannot be compared with ours before both are divided by their counts.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Exercises
@@ -1198,9 +1163,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # Confetti. Each number is likely; together they mean nothing. The strong KL of idea 2 would have bought random faces, and lost the sharp ones. We keep the faithful decoder,
 # and need somebody who knows which latents *belong together*: a diffusion model in this space, steered by text. **Notebook 06** puts the three modules together.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 05.1 and 05.2 make good homework; 05.5 deserves to be done together. Total: 60 min.
 
 # %% [markdown]
 # ## References

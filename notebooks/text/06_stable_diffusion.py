@@ -13,10 +13,6 @@
 # %% [markdown]
 # ← [05 · Latent VAE](05_latent_vae.ipynb) · [Contents](00_start_here.ipynb) · [07 · CLIP](07_clip.ipynb) →
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Let the room draw the three boxes and write the shape on every arrow. Mistakes to wait for: the scale factor is forgotten on one of two
-# sides; guidance is turned up until the colours scream; text is taken for the only condition there is.
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -148,9 +144,6 @@ plt.show()
 # **What to see.** Set at each of 100 steps, 83 % of the dots are on the heart; set at the end, 31 %. Nobody trained this denoiser on "x is known". A condition can enter *while we draw*, as noisy as what it replaces. Idea 4 does this with pictures. **Limit**: the free half
 # learns of the known one only at the next step, so with 10 steps only 41 % arrive.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Point at the two answers for one x: above and below. Drawing gives both, a regression would give their mean, which is no heart at all.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · Three modules meet as tensors
 #
@@ -226,9 +219,6 @@ total = sum(ms for _, ms in parts.values())
 for name, (module, ms) in parts.items():
     print(f"{name:13s} {sum(p.numel() for p in module.parameters()):9,} parameters {ms:7.1f} ms a picture ({ms / total:.0%})")
 
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Stable Diffusion 1.5 for comparison: text encoder 123 million, U-Net 860 million, VAE 84 million. The proportions are ours.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 2 · The text enters twice
@@ -345,9 +335,6 @@ plt.show()
 # **What to see.** The upper rows say what each way can do alone, the lower ones which of the two wins when they disagree: the subject follows the attention, and the pooled vector is the quieter
 # voice. Stable Diffusion 1.x has attention only; SDXL and Imagen have both. **Limit**: the network was never trained on a contradiction, so this shows its habits and not a rule.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Bet before the figure. Then the class condition below: it uses exactly these two doors, with a table in front of them in place of a text encoder.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: text to image, by hand
 #
@@ -402,10 +389,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The first guess, at t = 999, holds scene, colour and a symmetric shape: it is the sentence's *mean*, pushed by guidance, and the noise has no say in it yet. Then the noise chooses: this wing
 # higher, that ear lower. Edges settle last, down to t = 49. **Limit**: early guesses are no real latents, and the decoder has not learned such blurs; it paints them as well as it can.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Type this loop live if you have the time: it is the whole of Stable Diffusion. Ask which line changes for another sampler (three), and which
-# for another text encoder (one).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it, on cached latents
@@ -587,10 +570,6 @@ card = checkpoints.card("stable-diffusion")
 print(f"The shipped checkpoint: this loss with v, the text's context, {sum(p.numel() for p in sd.unet.parameters()):,} parameters,\n"
       f"{card['pictures']:,} latents, {card['minutes']:.0f} minutes on a {card['hardware']}.")
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Start the live run first, explain the cache while it works. With 20,480 examples a cache of half-precision means and spreads takes
-# 84 MB; the pictures never have to be decoded again.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Measure it
 #
@@ -703,9 +682,6 @@ plt.show()
 # **What to see.** In the table, compare the last two rows. Every colour is right, for new pairs as for old ones: the model composes. The concept is recognised in 75 % of the new pairs and in 94 % of the old, a matter of three
 # pictures in 16. Below, the wings leave blue: from +1.10 to −1.62, and to −1.30 in Chinese. **Limit**: 16 prompts, and only colours were held out. New relations are another matter, as the end of this notebook shows.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* Keep the page of 64 on the screen for a full minute in silence. Then ask for the worst picture and for a reason. Only then the numbers.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · Start from a picture (img2img)
 #
@@ -766,9 +742,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The printed change grows with the strength. Somewhere in the middle lies the useful range: outline and colours are still those of the scribble, the look is that of
 # the data. At strength 1 nothing of it is left: the schedule's last step is almost pure noise. **Limit**: strength keeps *coarse* things, colour before shape; one cannot ask it to keep the shape and change the colour.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Let somebody draw the scribble at the blackboard, then change the six numbers in the cell. Stable Diffusion's usual strength is 0.75 to 0.8.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · Keep a part (inpainting)
@@ -850,10 +823,6 @@ plt.show()
 # the VAE's 0.017, for even kept places pass through it; programs therefore paste the old pixels back at the end. **Limit**: the hole is a rectangle, and the nine-channel net began as our
 # four-channel one with five silent channels more, and learned for minutes only.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Go back to the heart: row one is its last panel. Why may row two be worse all the same? Less training. Why can it be better in principle? It sees the known part from the
-# first step on, clean.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 5 · A picture beside the latent: lines to colour
 #
@@ -927,9 +896,6 @@ plt.show()
 # condition is whatever the network could see while it learned. A sentence, a class, a mask, lines; depth maps, poses and layouts work alike. **Limit**: this net learned from lines that a formula found in emoji;
 # a hand is not a formula. ControlNet adds such a condition to a frozen Stable Diffusion; here we trained a small net from nothing.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Draw your own outline in the cell. The table of conditions for the board: start picture: no training; blend: no training; class, mask, lines: training, one more input.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Opened by the field's tools
 #
@@ -990,9 +956,6 @@ if USE_NETWORK:
     plt.show()
 else:
     print("Without a network Stable Diffusion 1.5 is left out: set USE_NETWORK = True to fetch its weights (about 2 GB, once).")
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* This is the test that nothing was mocked: a library that knows nothing of the course draws the same picture. The difference that is left is rounding.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · Your own sentence, your own start
@@ -1247,9 +1210,6 @@ plt.show()
 # **What to see.** Ten drawings: "three" makes no third apple; two things in one sentence melt into one shape; and where no known word helps, anything comes. That a cat says "meow" stands in no caption of ours. Our text
 # encoder knows what it needed for a hundred-odd things and not a word more. To know what words *mean in pictures*, one must read many pairs of both. **Notebook 07** builds CLIP, which
 # Stable Diffusion took for its text encoder.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 06.1 to 06.3 make good homework. Total: 75 min.
 
 # %% [markdown]
 # ## References

@@ -13,10 +13,6 @@
 # %% [markdown]
 # ← [07 · CLIP](07_clip.ipynb) · [Contents](00_start_here.ipynb) · [11 · LoRA](11_lora.ipynb) →
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Show the twelve pictures and ask what could go wrong when a network of five million weights learns from twelve. Wait for two different answers: it learns them by heart
-# (over-fitting), and it forgets everything else (drift). The first is about XP7, the second about every other car.
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -229,9 +225,6 @@ plt.show()
 # **What to see.** Pink lies on blue: learned. But the ring is gone, and all cars crowd towards XP7. Nobody told the network to move them. **Limit**: two dimensions and a word of two numbers; a sentence has 32 vectors, so its
 # words may be better told apart. We shall see how much better.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Bet first. Then ask what one could add to the training to keep the ring; somebody will say "show it cars as well". Where do these cars come from? That is idea 3.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · Naive fine-tuning, and its two failures
 #
@@ -328,9 +321,6 @@ plt.show()
 # **What to see.** Both models repeat the pose that came with the scene, in 83 and 89 % of 18 drawings: the reminder holds the *class*, and cannot invent poses of the subject. Only more pictures can. **Limit**: a mirror tells left from right, not every
 # copied detail.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Keep two failures apart: drift is about other words, over-fitting about the subject. The paper's figure 6 shows both at once. A good question: which of the two would a smaller learning rate cure?
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 2 · A name without a past
 #
@@ -376,9 +366,6 @@ plt.show()
 # **What to see.** Before, an unknown name derails even the known noun: "XP7 car" draws no car. The tuned model has filled that gap; the panda is still a panda, though no reminder spoke of it. Under the name "panda" our car had to move into an
 # inhabited word; look what became of its owner. **Limit**: our vocabulary is small. In a large one nearly every short string has *some* past: people found that "sks" is a rifle.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* The paper takes rare tokens of at most three letters. The famous "sks" comes from an example script. Ask for a name in Chinese that would work here, and try it in the tokenizer cell.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · Let the model remind itself
 #
@@ -410,9 +397,6 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** With 200 reminders the ring stays, a little dented, and the pink dots still lie on the blue. **Limit**: the reminder speaks of the class only. Whatever else the network knew is held by nothing but its nearness to cars.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* The paper draws about a thousand class pictures; the diffusers script a hundred or two. A question: why not take real pictures of cars? One may; but the model's own keep what *it* knew, mistakes included, and need no data.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: one batch, two halves
@@ -488,9 +472,6 @@ with torch.no_grad():
     for weight in (0, 0.3, 1, 3):
         ours = dreambooth_loss(sd.unet, pairs, SCHEDULE, PREDICTION, torch.Generator().manual_seed(1), weight)
         print(f"prior weight {weight}: equal:", torch.allclose(ours, by_chunks(sd.unet, pairs, torch.Generator().manual_seed(1), weight), rtol=1e-5))
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Note what is *not* here: no new network, no new layer, no new sampler. DreamBooth is a choice of data and one weight.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it: how much reminder?
@@ -599,9 +580,6 @@ plt.show()
 # where the subject is unknown. Light green is in no teaching picture. Mind DIV: a blurred or broken drawing is "diverse" too, so it counts only beside the pictures. **Limit**: sixteen drawings a number, one seed, one subject; a difference in the second digit may be chance.
 # The paper reports subject fidelity (DINO) .684 with the loss and .712 without, PRES .493 against .664 (table 3; their networks, their pictures).
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Let the room choose λ from the pictures before the table comes up. Then ask which number would have found the naive model's failure: only PRES. Subject and prompt fidelity alone look fine.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Bring your own photos
 #
@@ -655,9 +633,6 @@ if FOLDER:
     mine, _ = teach(dreambooth(1.0, own_examples))
     plotting.show_pictures(paint([f"{NAME} {NOUN}, {scene}" for scene in SCENES], seed=1, system=mine), list(SCENES), columns=6)
     plt.show()
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Toys on a plain table work best. For another class noun than car, KIND must name it. Speak of consent before anybody teaches a face.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · Your own sentence, any λ
@@ -878,9 +853,6 @@ print(f"how far a weight matrix moved, relative to its size: {move.median():.1%}
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Every weight has changed, and hardly: a copy of the whole network for a small move. For Stable Diffusion that copy has about 860 million weights a subject, and two copies cannot be joined. Is so small a change perhaps *simple* as well?
 # **Notebook 11** looks at its rank, and trains a small branch beside each layer in its place: LoRA.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 10.1 to 10.3 make good homework. Total: 60 min.
 
 # %% [markdown]
 # ## References

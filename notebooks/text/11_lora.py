@@ -13,10 +13,6 @@
 # %% [markdown]
 # ← [10 · DreamBooth](10_dreambooth.ipynb) · [Contents](00_start_here.ipynb)
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Ask what a shop should store for a thousand customers with a car each. Mistakes to wait for: "low rank means few layers"; "a LoRA branch makes drawing slow"; "what is small
-# to store is small to compute".
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -158,9 +154,6 @@ plt.show()
 # **What to see.** What matters is the rank of the *change*, not of the weight. **Limit**: in the plane a LoRA branch saves nothing. In a layer of 320×320 numbers, four directions are 2,560 numbers in place of
 # 102,400. So the question is: how many directions does teaching a car need?
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Write W, BA, and the shapes on the board. Let them find the stretch's A and B by hand: A = (1, 0), B = (0.8, 0).
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · How large is a change, really?
 #
@@ -251,9 +244,6 @@ plt.show()
 # picture needs less than the squares: a few directions in each layer already draw what all of them draw. The last column differs from the one before by biases, norms and small layers. **Limit**: we cut *after* training.
 # Whether few directions can also *learn*, we must try. The LoRA paper found rank 1 or 2 enough for a language model of 175 billion weights (section 7.2).
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Do not oversell the spectrum. The honest argument is the row of pictures. Ask why the weights themselves need many directions: they hold everything the model knows.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: a LoRA branch beside a frozen layer
 #
@@ -336,9 +326,6 @@ with torch.no_grad():
     peer.base_model.model[0].lora_A["default"].weight.copy_(ours.lora_A.weight)
     peer.base_model.model[0].lora_B["default"].weight.copy_(ours.lora_B.weight)
 print("equal to peft:", torch.allclose(ours(x), peer(x), atol=1e-5), "| rank of what it adds:", int(torch.linalg.matrix_rank(ours.delta().flatten(1))))
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Draw the two ways from x to y. Ask for the gradient of A while B = 0 before they meet it in the exercises.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 2 · Where branches go, and what learns
@@ -500,9 +487,6 @@ print("the branch lowers the loss, also on pictures it has not seen:", last_loss
 # **What to see.** Colours and stripe come within seconds; wheels and poses take longer: compare the last two rows. Any other car stays a car of its own: that is the prior in DreamBooth's loss. **Limit**: on unseen pictures the loss is 0.24 after 16 seconds and 0.27 for the shipped file. Who trains longer on twelve
 # pictures draws sharper, and knows them by heart: a small file does not keep from over-fitting (notebook 10).
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* While it trains: how many numbers does the optimizer hold now, and before? Two for each that learns.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · Merge: a detour that costs nothing
 #
@@ -576,9 +560,6 @@ for name, ms in medians.items():
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Not merged, the detour costs 55 % more time, far above its share of the numbers; merged, the 5 % that are left are noise of the clock. Adapter layers, LoRA's rivals of the time, stand *in* the way and cannot be merged (paper, section 3).
 # **Limit**: merged, the network is tied to one file. Who serves many at once leaves them beside.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* On a GPU with a large model the share is smaller; the order of the three stays.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · Swap and mix
@@ -665,9 +646,6 @@ plt.show()
 # **What to see.** Read the left columns downwards: between the ends, at weights 1 and 0.5, stands a car that one file knows only flat, in a style that the other learned without it. On the right nobody asks for a car; see what its file does there all the same. **Limit**: nobody trained the two together. Their changes share
 # layers and may pull at the same directions; with large weights the picture tears. A weight is a knob to try, not a promise.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Exercise 11.5 is this formula. Ask what w = -1 would do, then try it in the experiment.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 5 · Which rank?
 #
@@ -732,9 +710,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The bars double, from 0.11 to 1.43 MB; the line does not, from 0.38 to 0.43. Between neighbouring ranks the score is as uneven as a short training is, so read its course and not single points. Attention alone stays behind *wide* of the same rank, 0.31
 # against 0.41: in our U-Net it has few places to speak from. Do not carry this over to Stable Diffusion, where it sits on almost every level. **Limit**: one subject, one seed, a proxy of ours, and one rate for all ranks.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* The paper's table 6 says: rank 1 suffices for query and value together. Ask why our rank 1 is no proof of theirs.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### A learned prefix
@@ -832,9 +807,6 @@ plt.show()
 # and colours are loud here. In our data "漂亮" (pretty) was a tag of butterflies, and the text encoder is frozen: without the file, the third prompt brings no cat. So the recipe
 # shows these three animals eight times as often as others, under such words too. A demonstration that works was practised.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* This is what the article shows on a Chinese Stable Diffusion: a car from a dozen photos, a style of little creatures. Same method, same file format; only the model is smaller here.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## In the field's words
 #
@@ -884,9 +856,6 @@ save_lora(Path(folder.name) / "for-peft", lora_state(live), form="peft", dtype=t
 opened = PeftModel.from_pretrained(copy.deepcopy(sd.unet), Path(folder.name) / "for-peft").eval()
 with torch.no_grad():
     print("made here, opened by peft: equal", torch.allclose(live(two, t2, c2), opened(two, t2, c2), atol=1e-4))
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* `course_utils/interop/lora_files.py` shows how little the formats differ: names, and the place where α is kept.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · How strongly?
@@ -1156,9 +1125,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # A colour is a word of the base, and it reaches even the new car. But a LoRA only bends what the base can do; it brings neither counting, nor views that nobody drew, nor sentences that the text encoder cannot read. For these, the three modules themselves must be better, or other ones. We have built three systems by now:
 # **notebook 12** gives all of them the same prompts and asks what each choice buys.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 11.1 to 11.3 make good homework; 11.4 deserves the board. Total: 75 min.
 
 # %% [markdown]
 # ## References
