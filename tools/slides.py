@@ -20,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from string import Template
 
@@ -191,11 +192,17 @@ def browser() -> str | None:
 
 
 def handout(page: Path, chromium: str) -> Path:
-    """Print a deck, one page a slide, beside it; returns the PDF. Raises CalledProcessError if the browser fails."""
+    """Print a deck, one page a slide, beside it; returns the PDF. Leaves with a sentence if the browser makes none."""
     pdf = page.with_name(page.name.replace(".slides.html", ".handout.pdf"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-pdf-header-footer"]
-    wait = ["--virtual-time-budget=60000", f"--print-to-pdf={pdf}", f"{page.resolve().as_uri()}?handout"]
-    subprocess.run([chromium, *flags, *wait], check=True, capture_output=True, timeout=300)
+    pdf.unlink(missing_ok=True)
+    flags = ["--headless", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-pdf-header-footer"]
+    flags += ["--no-sandbox"]  # or it does not start for root; the page is our own
+    with tempfile.TemporaryDirectory(prefix="handout-", ignore_cleanup_errors=True) as profile:  # not the user's own
+        flags += [f"--user-data-dir={profile}", "--virtual-time-budget=60000", f"--print-to-pdf={pdf}"]
+        command = [chromium, *flags, f"{page.resolve().as_uri()}?handout"]
+        said = subprocess.run(command, capture_output=True, check=False)
+    if said.returncode or not pdf.exists():
+        sys.exit(f"slides: {chromium} did not print {page.name}: {said.stderr.decode(errors='replace')[-300:]}")
     return pdf
 
 
