@@ -95,10 +95,6 @@ base = draw_pictures("noise-predictor", steps=25, seed=0, count=8)
 for steps, seed in ((25, 0), (50, 0), (25, 1)):
     print(f"seed {seed}, {steps} steps: {difference(base, draw_pictures('noise-predictor', steps=steps, seed=seed, count=8))}")
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Cover the captions and let the room name the pictures aloud, one by one.
-# Say what is small here: 64 pixels, one kind of picture, hours of training. Say what is not: nothing is mocked.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The prompt box
 #
@@ -148,10 +144,6 @@ print("butterflies it learned from:", load_emoji(64, FIRST_STYLES).column("conce
 # NBVAL_CHECK_OUTPUT
 for system, prompt in (("noise-predictor", "pink butterfly"), ("stable-diffusion", "粉色的蝴蝶"), ("stable-diffusion", "فراشة")):
     print(f"{system}, {prompt}: {generate.prompt_note(system, prompt) or 'goes on to draw'}")
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 2 min.* Move **steps** to 1, to 3, to 10, to 100, with the same seed. Ask what changes, and from
-# where on nothing seems to. Notebook 03 measures it.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Is my machine ready?
@@ -241,10 +233,6 @@ plt.show()
 strip(where="generator")
 plt.show()
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* This is the figure to come back to. Cover the rows; let the room guess what travels between
-# the boxes. Words? Vectors? Pixels? Then uncover one row at a time.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## A first taste of the mechanism
 #
@@ -305,10 +293,6 @@ for name, x in (("first guesses", states[0].x0), ("results", before[-1]), ("trai
 print(len(states), "calls; the picture keeps its shape all along:", {tuple(state.xt.shape) for state in states})
 print("it starts as noise of standard deviation 1, to a tenth:", bool(abs(xT.std() - 1) < 0.1))
 print("the result is the last guess:", bool((states[-1].xt - states[-1].x0).abs().max() < 1e-3))
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Cover the bottom row. At which call would the room bet on the result? Uncover it: the
-# network could have told a little earlier. The common wrong idea: "it removes all noise at the first call".
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The map of the course
@@ -393,10 +377,6 @@ for path in here.values():
 #   *warm-up* and *code*. One notebook an evening is a good pace.
 # - **Only fine-tuning.** You know diffusion models, and want to teach one your own subject or style: 02 (skim), 04
 #   (guidance), 06, 10, 11, and the snippets of 13.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Say which path the class takes, and which notebook is homework. If time is short, stop here;
-# the rest of this notebook is for reading.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The pictures we learn from
@@ -493,10 +473,6 @@ def log_snr(alpha_bar):
 
 check("00-snr", log_snr)
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 2 min.* Type a wrong answer that the room proposes. The tests try the usual mistakes on every check,
-# so most proposals get a sentence of their own.
-
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ## How the rest works, in two lines each
 #
@@ -585,10 +561,6 @@ for wrong in ({"steps": 0}, {"prompt": "  "}, {"system": "midjourney"}):
 
 # %% slideshow={"slide_type": "skip"}
 print(f"This notebook took {time.perf_counter() - begin:.0f} s on this machine, from the first drawing to here.")
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 1 min.* Show the film strip once more, from right to left: that is notebook 01. Total: 19 min with
-# questions; 5 min if only the results and the map are shown.
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ## References

@@ -34,10 +34,6 @@ plotting.use_course_style()
 diagrams.strip(where="generator")
 plt.show()
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Show the strip and the next figure only. Ask the room: at which column would you still
-# bet on what the picture is? Keep the answers; section 6 measures them.
-
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ## The result first
 #
@@ -136,10 +132,6 @@ print("\n".join(f"after {s:4d} steps: centre {x.mean():.1f}, std {x.std(0).mean(
 # 1. **The standard deviation (std) keeps growing.** A network would meet numbers of any size.
 # 2. **The centre stays near 3.** The cloud still tells where it came from.
 # 3. **It is slow.** To see step 1000 we must take 1000 steps, for every example.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Let the room propose the repair. Someone will say "shrink it a little each time". That is
-# section 1. Points 1 and 2 fall there, point 3 in section 2.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 1 · One step: shrink a little, add a little
@@ -245,10 +237,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Both clouds end at centre 0 with std 1, to a tenth: the end does not tell the start. **One limit:**
 # reaching step 1000 still costs 1000 steps.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Draw the glass. Write the variance line on the board and put in 1, then 4. The common
-# slip is to shrink by $1-\beta$ in place of its root: let them see that the variance then falls below 1.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 · The closed form: any step at once
@@ -403,11 +391,6 @@ print(f"correlation {r:.2f} ± {1.96 * (1 - r * r) / math.sqrt(20_000):.2f}, for
 # **So no:** the closed form gives the right distribution of $x_t$ at each step, not a walk. Training needs no more: it
 # takes one step of a picture, with noise of its own.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* This is the formula of the whole course; take the two-step derivation slowly. Ask which
-# of the two symbols, $\beta_t$ or $\bar\alpha_t$, goes under the root in the jump: mixing them up is the mistake they
-# will make at home.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 3 · Why small steps, if we can jump?
 #
@@ -517,10 +500,6 @@ print(f"the betas add up to {linear.beta.sum():.2f}; exp(-sum) = {math.exp(-line
 # average, none above 0.02, that makes a thousand. Our toy needs fewer; no theory names the number. Training pays nothing
 # for a large $T$, since every example jumps. Sampling pays; notebook 03 finds cheaper ways.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Cover the right panel and let the room draw the way back for $\beta=0.9$. The wrong idea to
-# wait for: "the network could learn the big step too, with more data". It would learn the mean, which lies in the gap.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 · Schedules: how fast?
 #
@@ -621,10 +600,6 @@ plt.show()
 # hundredth of the power is left. **One limit:** this does not decide which schedule trains best. It depends on the size of the pictures
 # (section 6) and on what the network predicts (notebook 02).
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Cover the legend and let the room name the curves. Point at the right ends of the second
-# panel: only one of them dives. The other two are the subject of section 5.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 · The last step: is it really noise?
 #
@@ -714,10 +689,6 @@ plt.show()
 # started from real noise, of mean near 0, it reads "medium" every time. Lin et al. trace Stable Diffusion's pictures of
 # medium brightness to this. **One limit:** at the repaired last step $x_t=\varepsilon$, so naming the noise means copying
 # the input, which teaches nothing. A repaired schedule needs another target, $v$ (notebooks 02 and 03).
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Before showing the scatter plot, show x at the last step as a picture and ask for the
-# brightness. Nobody can tell; a mean can. Good place to say that "pure noise to the eye" is no test.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 6 · What noise hides first, and why size matters
@@ -864,10 +835,6 @@ for small, large in ((16, 32), (32, 64)):
 # usual repair adds $2\log(64/d)$ to the log-SNR for side $d$ (Hoogeboom et al. 2023, eq. 5; exercise 01.4). **One limit:**
 # "which of 300" is an easy game: the shift is the finding, not where the curves lie.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Step back from the projector at the film strip: averaging by distance works in the room.
-# Compare with the bets from the start.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: `schedules.py` is complete
 #
@@ -950,10 +917,6 @@ print(f"error of a silent network, which answers 0: {eps.square().mean():.1f}; a
 # picture, it costs the mean square of the pictures. A loss far above silence means a wrong scale. A loss below it proves
 # little: exercise 01.3 measures how far one gets by copying the input.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Point at one column and say the example aloud: "this is the input, the step is 300, and
-# this is the answer". Ask how many such examples fit in our 64-pixel data set.
-
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ## Experiment: turn the dimmer
 #
@@ -1005,10 +968,6 @@ for name, x in {"in [-1, 1]": three, "in [0, 255]": raw}.items():
 # **Cause.** The formula takes picture and noise to be of similar size. Pixels 127.5 times larger have $127.5^2$ times the
 # power, so after a thousand steps a quarter of the noise's power is still picture. The model never trains on noise alone,
 # and that is what sampling starts from. **The habit that finds it:** print range and std of `x0` before anything else.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min, with the summary.* Show the picture without its title and let the room diagnose it. Then
-# close with the last figure of the notebook: who tells us the noise?
 
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ## Exercises

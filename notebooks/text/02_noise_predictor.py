@@ -14,10 +14,6 @@
 # %% [markdown]
 # ← [01 · Forward noising](01_forward_noising.ipynb) · [Contents](00_start_here.ipynb) · [03 · Sampling](03_sampling.ipynb) →
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Ask the room first: "If I remove the noise from pure noise, what is left?" Collect answers on the board and
-# come back to them after the film strip. The mistake to wait for: one guess, subtracted at once, gives a picture.
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -227,10 +223,6 @@ for t in (900, 500, 100):
 # **What to see.** Early, the arrows (at a third of their length) point to the middle, and for 14 % [13, 16] of noised dots $\hat x_0$ lies on the face; at $t=100$
 # they point to its nearest line, for 73 % [71, 75]. The paths bend: the target moves with the dot.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Stay with the middle panels. One prediction is the network doing its job perfectly: least squares gives the mean.
-# Then follow one orange path with a finger, and let the room say where the arrows send it next.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · The best possible prediction is an average
 #
@@ -322,10 +314,6 @@ plt.show()
 # **What to see.** At $t=300$ the ideal predictor errs by 0.000 on training pictures and by 0.107 [0.083, 0.134] on held-out ones; the network by 0.018 [0.018, 0.019] and
 # 0.020 [0.017, 0.023]. **Memorising or generalising?** This gap between shown and unseen is the first test; the second, at the end, looks at the drawings. *Because our network falls short of the ideal, it can draw
 # something new*. **Limit**: the gap is that of a short training.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* This is the deepest point of the lecture. Perfect training would give a photocopier. Ask: what should happen if we train
-# a far larger network on these few hundred pictures for a week? (The curves meet the ideal's, and it copies.)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 2 · Noise, picture, or a mix
@@ -485,9 +473,6 @@ plt.show()
 #
 # **Limit**: one seed, minutes of training.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Derive the ratio on the board before you show the curves. Then ask: a paper reports a noise error of 0.001 at t = 990. Is that good? (The silent answer of the mean picture has less.)
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · One network for all steps: tell it the step
 #
@@ -570,9 +555,6 @@ plt.show()
 # **What to see.** The loss rises from 0.306 to 0.342; the share on the face after a hundred calls falls from 81 % [79, 82] to 40 % [38, 42]. Why does *one* blind prediction hit the
 # face more often (24 % [22, 26] against 15 % [14, 17])? It is no better: its squared error is 1.69, not 0.75. Told that $t=900$, the network answers near the middle, where no face is; the blind one leaves a
 # wide cloud, which crosses the lines by chance. **Limit**: two axes. How much a picture network needs $t$, this does not say.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* A loss that differs in the second decimal, and a drawing that is lost: losses of diffusion models are poor judges.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · The U-Net, block by block
@@ -862,10 +844,6 @@ print("folded and back, unchanged:", torch.equal(Patched(lambda x, t: x)(x, None
 print("our network:", tuple(x.shape), "->", tuple(trained(x, t).shape))
 
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* Do not read the code aloud. Show one forward pass on the diagram with a finger, and say the shape at each box. The line to
-# dwell on: x = torch.cat([x, skips.pop()], dim=1). Attention costs the square of the number of places: so it stands only at 8×8 and 4×4.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 5 · Predict, take a small step, predict again
 #
@@ -992,10 +970,6 @@ print(f"real pictures: {Mean.of(apart(pictures)).text(2)}")
 # **What to see.** At $t=999$ all noises get nearly the same answer, 0.06 [0.05, 0.07] from their mean; at $t=19$ they lie 0.40 [0.33, 0.48] from it. The network is asked which *training picture* was noised into this $x_t$, and pure noise fits all
 # alike. Where the path ends, only the loop can compute.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Go back to the answers on the board. One prediction of the noise, subtracted at once, is the bottom left picture. The drawing is
-# in the repetition. Ask in which column the fate of the picture is decided.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: the loss
 #
@@ -1081,9 +1055,6 @@ for state in train(dataclasses.replace(RECIPE, decay=0.0), 0.15, weights=trained
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** In every line the average scores lower than the weights, at step 60 0.0781 against 0.0839. (After our 36 seconds both score 0.17: the average lags behind what is still falling.)
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Start the live run before you talk about the loss: it runs while you speak. Read the band first, then look at the curve.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · Start from something else
@@ -1174,9 +1145,6 @@ for i in (0, 8):
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Of the ideal predictor's drawings 100 % [68, 100] lie below the threshold, of ours 0 % [0, 19], of real ones 6 % [2, 17]. **Limit**: distance in pixels is blind to meaning, and a bad drawing
 # is also far away.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Let the room vote on "nearest training picture": copy, cousin or stranger? Then read the counts.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## When it breaks · The answer is read as the wrong kind
@@ -1410,9 +1378,6 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # A thousand steps take 3 seconds a picture, and the eye hardly tells twenty from a hundred. **Notebook 03** derives the step, measures quality, and finds samplers that need far fewer.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 02.1 and 02.2 make good homework; 02.4 deserves to be done together. Total: 60 min.
 
 # %% [markdown]
 # ## References

@@ -13,10 +13,6 @@
 # %% [markdown]
 # ← [02 · Noise predictor](02_noise_predictor.ipynb) · [Contents](00_start_here.ipynb) · [04 · Text conditioning](04_text_conditioning.ipynb) →
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Ask for bets before the first figure: how many steps does a usable drawing need, and do more steps always help?
-# Write the numbers on the board. The mistake to wait for: "more is better, and it only costs time".
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -163,10 +159,6 @@ plt.show()
 # **What to see.** The guesses are perfect, and still 22 % [20, 25] of the dots land on the face where 91 % [89, 92] should. The formula removes the
 # noise of *one* step and then claims to stand ten steps earlier. We need a step that knows how far it goes.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* The room will propose "then scale beta by ten". Right idea: that is section 1, done exactly. Keep the picture of the
-# lost face for the section on what breaks.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 1 · The step back, derived
 #
@@ -294,10 +286,6 @@ def noise_like(x, generator):
     return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
 
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* Draw two bells and their product; add the precisions on the board. Then the four clouds: ask what the right-most green dot is before
-# you say it (the mean of the face).
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 2 · DDIM: the same guess, without fresh noise
 #
@@ -403,10 +391,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Orange: starts; blue: the face. Without fresh noise 300 runs from one start end 0.00 from their mean: **the noise is the
 # picture's address**. DDPM's end 0.71 [0.69, 0.73] from theirs, all over the face. **Limit**: whether fresh noise helps or harms a network is not visible here; section 6 measures.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Let them predict the right panel before it appears. Sentence to repeat: "same network, same marginals, another trajectory".
-# The usual slip at home: to blame the sampler for what the spacing does (section 5).
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 3 · One curve: the ODE, the score, and flow matching
@@ -550,10 +534,6 @@ for name, weight in (("plain eps loss, SNR", snr), ("min-SNR", min_snr_weight(t,
     print(f"{name}: the first 100 steps of 1000 hold {weight[:100].sum() / weight.sum():.0%} of the picture's weight")
 
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* Slope field on the board, one Euler step. Then the flow-matching cell: the room usually thinks it is a different theory.
-# A network trained on plain eps spends nearly all attention to the picture on steps where it is already visible (97 % on the first hundred; Min-SNR 25 %).
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 4 · DPM-Solver++: look back one step to see ahead
 #
@@ -667,10 +647,6 @@ print("at the clean end: " + ", ".join(f"{name} {curve_error(sampler, -1)[2].tex
 # **What to see.** Each doubling divides Euler's error by 2.0 and the solver's by 3.9. Extrapolating in $t$ does as well here (3.8). The merit of
 # $\lambda$ is the exact integral, whatever numbers a schedule gives its steps. **Limit**: this is three quarters of the way. At the
 # clean end the lead is small (0.017 [0.015, 0.020] against 0.023 [0.022, 0.025]): the last step is of first order, and our sharp dots bend the curve there.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Derive the integral on the board: it is the same division trick as in section 3. Ask what limits the gain on a real network
-# (the guess itself is wrong), and let the room say it before the measurement does.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 5 · Which steps to visit
@@ -912,10 +888,6 @@ for name, sampler in (("DDIM", ddim), ("DDPM", ddpm)):
 #
 # Always begin where pure noise belongs. Much fewer steps need another network (distillation).
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 12 min.* First the sets with known faults: let the room rank them before the numbers appear. Then return to the bets. Read the figure in three sentences: steep to ten
-# steps; flat after, because the network sets the gap to the floor; the solver a little ahead, noise by noise. Insist on the small print: N beside every figure.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## 7 · Between two noises
 #
@@ -1050,10 +1022,6 @@ plt.show()
 # **What to see.** From a clean start the found "noise" is nine times too strong (9.49), from $t=40$ 1.25 times. The small noise costs little: one guess ends 0.07 [0.06, 0.10] from the picture and keeps
 # the third heart's brown; the round trip ends 0.13 [0.10, 0.18] from it and loses the brown. **Limit**: the ideal denoiser sends many noises to one picture and cannot be inverted.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* The standard deviation is the thing to read: a found noise far from 1 is no noise the network knows. Link to notebook 02:
-# the ideal denoiser sends many noises to one picture, so there is nothing to invert.
-
 # %% [markdown] slideshow={"slide_type": "skip"}
 # ## Experiment: choose the sampler
 #
@@ -1103,9 +1071,6 @@ print(f"error of the mean picture {Mean.of((known[:64] - known.mean(0)).square()
 # **Cause.** Told an earlier step, the network takes noise for colours and shapes. With 50 steps the tables differ by only 19, and half the row survives.
 # **The habit that finds it:** from pure noise nobody can guess better
 # than the mean picture, and a sound network does about as well (0.15 [0.14, 0.16]). Print that error: in ten steps the bug shows (0.42 [0.39, 0.45]), in fifty hardly (0.16).
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Show the figure without its title. Someone will say "train longer". Then show that the network is untouched.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Exercises

@@ -14,10 +14,6 @@
 # %% [markdown]
 # ← [06 · Stable Diffusion](06_stable_diffusion.ipynb) · [Contents](00_start_here.ipynb) · [10 · DreamBooth](10_dreambooth.ipynb) →
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Ask: "How would you search photographs by a sentence, without labels?" Someone will say: caption them all first. CLIP needs no caption of the picture it finds. The mistake to
-# wait for: pictures and captions end up in the same place. Idea 5 measures it.
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -141,9 +137,6 @@ plt.show()
 # **What to see.** All pairs meet, but in three starts the two nearest pairs end only 1°, 13° and 9° apart. Worse, with everything in *one* place (a **collapse**) the loss is −1.000 too.
 # A loss of pairs must also say what does *not* belong together. **Limit**: two numbers a vector; with more, random points lie less close, but nothing keeps them apart either.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Let them invent the remedy. Usual first idea: push all points apart by a fixed distance. Which distance? The softmax answers: as far as the others require.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · The loss is a matrix
 #
@@ -228,9 +221,6 @@ print(f"right in rows: {int((rows.argmax(1) == torch.arange(6)).sum())} of 6, in
 # %% [markdown] slideshow={"slide_type": "-"}
 # **Why not a classifier?** It has one output a class, fixed before training: no new words, no sentences, no second language. Here the text tower *writes* the weights of a classifier, for any list of words. **Why cosines?** If lengths were free, the network could lower the loss by making vectors longer, that is by being surer, without fitting better. With length 1 only directions count, and
 # sureness has one knob for all: $s$.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* Write a 3×3 table on the board and let the room do both softmaxes with fingers. Then the hub: add 6 to a row. Who notices?
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 2 · Two towers
@@ -365,9 +355,6 @@ if towers:
 # %% [markdown] slideshow={"slide_type": "-"}
 # The checkpoint has the residual tower. **Limit**: one run of each, at a rate chosen for the residual one. With 400 million pairs, CLIP's ViTs were about three times as efficient as its residual networks (section 3.2).
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Let them say the shape after every line of the table. Then: where do the two towers see each other? Nowhere but in the loss. That is why the vectors of a gallery can be made once.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it: a CLIP that learns in seconds
 #
@@ -472,9 +459,6 @@ plt.show()
 # **What to see.** Sixteen pixels a side, 300 steps, and it names 23 % [20, 27] of drawings that it never saw, in Chinese 24 %; a guess names 0.1 %. The scale *rises* by itself, from 14.3 to 42.7: the better directions fit, the
 # surer it pays to be. **Limit**: pictures on white. `course train clip` takes 64×64 pixels, composed pictures and full captions.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Have them guess the top-1 share before the cell runs. A rising scale is normal; one that falls to 1 is the sign that nothing fits.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · Temperature
 #
@@ -529,9 +513,6 @@ for tau in (1.0, 0.07, 0.01):
 # %% [markdown]
 # **What to see.** From a random start, $\tau=0.01$ does not get going, 1 to 3 % right: each picture is pushed hard from one caption, a random one. At $\tau=1$ pushes are gentle and even, but perfect vectors still pay 5.24 of 6.24: this loss hardly
 # tells good from perfect. In so short a run that costs nothing, 25 to 29 % against 26 to 30 % learned. CLIP starts between and *learns* $s$, up to 100: beyond, training became unstable (Radford et al. 2021, section 2.5).
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* "What does temperature do to gradients?" Two words suffice: size and selection.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · The batch is the exam
@@ -616,9 +597,6 @@ print("leaving them out helps in every seed." if min(gains) > 0 else "it hurts i
 # **What to see.** Pushed away, they give the loss a floor, 1.26 at the end against 0.78: nobody can be sure of what has two right answers. (Names right: 26 to 30 % either way.) So we leave them out of both softmaxes, by `also`: they become neither positive nor negative. In the recipe a caption
 # is true of every picture that shows all it states: "a car" of all cars, "a red car in the snow" of few.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* "What are the negatives?" The other captions *of this batch*, no list anywhere. Ask what a batch of 512 dogs would teach. (Breeds, if the captions name them; else nothing.)
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The trained CLIP: naming and search
 #
@@ -694,9 +672,6 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** What a thing *is* counts far beyond the chance printed beside it, and no label was read for this.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* English → Chinese surprises most: the pictures are the dictionary. (`translation_loss` in notebook 04 had to be told.)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 5 · A gap, and arithmetic
@@ -811,9 +786,6 @@ print("the words do it: the interval lies above both controls." if results["− 
 print("taking the old word away helps." if results["− old + new"].low > results["+ new alone"].high else "taking the old word away adds nothing that could be measured: the new word does the work.")
 plt.show()
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* Insist on the controls: without any word the nearest picture is often the same drawing in *some* other colour.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## What CLIP does not see
 #
@@ -880,9 +852,6 @@ plt.show()
 # **What to see.** Colour is told; whether the other three differ from chance, each line says. The loss rewards what tells a picture from *the others of its batch*. There the right things nearly always suffice; who stands left of whom is never the difference between two captions, so nobody is paid to read it (Yuksekgonul et al. 2023: "bags of
 # words"). Our captions have no such words at all; those of the real CLIP do, and it fails likewise (Thrush et al. 2022). "Not in the snow" contains "snow". **Limit**: a caption of an unseen form may fail for its form alone.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Ask for the batch that would teach "left of": one with both captions in it (*hard negatives*). A generator that reads CLIP's text inherits all this (notebook 09).
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Where it is used next
 #
@@ -948,9 +917,6 @@ plt.show()
 # **The cause.** Pictures and captions are paired by their place in the batch, by nothing else. Shuffle one side and there is nothing to learn; the best answer is silence: 5.54, and $\ln 256$ is 5.55. **The habit that finds it**: draw the line
 # $\ln N$ into every plot of this loss. At that line, look at five pairs with your own eyes, then try to overfit one fixed batch.
 # (A batch of one pair has loss 0, whatever the network does.)
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* Show the curve without the title: "name three causes."
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Exercises
@@ -1185,9 +1151,6 @@ print("the name is farther from its pictures than they are from each other." if 
 # %% [markdown] slideshow={"slide_type": "-"}
 # Besides, one caption has *one* vector, and many pictures: other styles, colours, places. CLIP can **judge** any pair that we bring, but it cannot **propose**: given a text, it yields no picture vector at all, let alone several different ones. That takes a model of $p(z^i\mid z^t)$, which crosses the gap and draws:
 # a **prior**. Notebook 08 builds two.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 07.2 and 07.6 make good homework; 07.4 deserves to be done together. Total: 75 min.
 
 # %% [markdown]
 # ## References
