@@ -189,7 +189,7 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"transfer": "basic", "objects": objects})
         else:
             name = re.fullmatch(r"/api/models/(.+)/commit/main", self.path)[1]
-            self.commit(self.server.repositories[name], [json.loads(line) for line in asked.splitlines()])
+            self.commit(name, [json.loads(line) for line in asked.splitlines()])
 
     def create(self, asked):
         """Make a repository unless it is there, or is somebody else's."""
@@ -201,8 +201,9 @@ class Hub(BaseHTTPRequestHandler):
         self.server.repositories.setdefault(name, empty)
         return self.answer({"url": f"{self.server.address}/{name}", "error": "exists"}, 409 if there else 200)
 
-    def commit(self, repository, lines):
+    def commit(self, name, lines):
         """Keep the files of a commit: small ones come with it, large ones came before."""
+        repository = self.server.repositories[name]
         repository["commits"].append(next(line["value"]["summary"] for line in lines if line["key"] == "header"))
         for line in lines:
             value = line["value"]
@@ -210,7 +211,7 @@ class Hub(BaseHTTPRequestHandler):
                 repository["files"][value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 repository["files"][value["path"]] = self.server.large[value["oid"]]
-        self.answer({"commitUrl": f"{self.server.address}/commit/1", "commitOid": "1" * 40, "success": True})
+        self.answer({"commitUrl": f"{self.server.address}/{name}/commit/1", "commitOid": "1" * 40, "success": True})
 
 
 @pytest.fixture
