@@ -13,10 +13,6 @@
 # %% [markdown]
 # ← [03 · Sampling](03_sampling.ipynb) · [Contents](00_start_here.ipynb) · [05 · Latent VAE](05_latent_vae.ipynb) →
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Ask the room: "At which step does the sentence enter?" Most say: at the start. The answer is *at all of them*, in several layers,
-# in every pixel. Mistakes to wait for: a larger guidance scale is always better; the scale of the paper and that of the code are the same.
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -213,10 +209,6 @@ plt.show()
 # **What to see.** With words 76 % [71, 80] of the dots lie on the new ring, with numbered sentences 15 % [11, 19]; a shapeless cloud scores 25 %, a real square 66 % [61, 71]. Words recombine. Language is new combinations, so we cut texts into pieces. **Limit**: our sum does not know the order of words, and
 # every dot gets the same sum.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* One-hot labels were the state of the art for conditional pictures for years: a class, a number. Ask what "a class for each
-# sentence" would cost with a thousand concepts, seven colours, twelve backgrounds and two languages.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · Any text as a short list of numbers
 #
@@ -373,10 +365,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** A Chinese caption costs 37.6 tokens with the English tokenizer and 8.6 with the bilingual one: a tokenizer trained on one language taxes the
 # others. **Limit**: our model has no idea what `🦋` means.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Let the room do the first three merges of "abab cd abab" by hand. Then show the printed merges and find the first Chinese
-# one. CLIP's vocabulary has 49,408 tokens and hardly any Chinese: that is why Taiyi (notebook 13) brings its own text encoder.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 2 · A Transformer reads the sentence
@@ -537,10 +525,6 @@ print("'fish' differs behind 'green' and behind 'blue':", float(F.cosine_similar
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Above the diagonal nothing moves: of 36 pairs of tokens, the causal mask leaves 21. The cost: "green" cannot know *what* is green, so binding falls to later tokens, "fish" and the end mark.
 # It buys us nothing; CLIP's authors kept it so that a pre-trained language model could be the start (section 2.4). T5, in Imagen, has no such mask.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Point at the row of the end mark: it is CLIP's sentence vector, and notebook 07 is about it. Point at the row of the start
-# mark: it never changes. That is why it can stand for "no text".
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · Cross-attention: queries from pixels, keys and values from words
@@ -761,10 +745,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Without "beach" the edge moves by 0.35 [0.29, 0.39], the centre by 0.24; without "umbrella" the centre by 0.30, the edge by 0.16. Without "purple" nearly nothing moves (0.05): this umbrella is purple anyway, and its word gets the least attention, a share of 0.07, "umbrella" 0.13, "beach" 0.20.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 9 min.* This answers the question of the title. Cover the row labels and let the room guess which word each row is. Then: why may
-# the map of "umbrella" change with the colour? (Its token has attended to "purple".)
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · Classifier-free guidance: follow the prompt more closely
 #
@@ -824,7 +804,7 @@ def guided_dots(scale, saying=("left", "ring")):
 
 clouds = [guided_dots(s) for s in scales]
 for s, xy in zip(scales, clouds):
-    print(f"scale {s:2d}: {Share.of(on_shape(xy, ('left', 'ring')))} of the dots on the ring, spread {xy.std(dim=0).mean():.2f}")
+    print(f"scale {s:2d}: {Share.of(on_shape(xy, ('left', 'ring')))} of the dots on the ring, half of them within {(xy - xy.median(dim=0).values).norm(dim=1).median():.2f} of their middle")
 ring = dots("left", "ring", 300, torch.Generator())
 plotting.plot_points([{plotting.REFERENCE: ring, plotting.MODEL: xy} for xy in clouds], [f"scale {s}" for s in scales],
                      "Guidance pushes away from what other sentences share", limit=2)
@@ -832,11 +812,7 @@ plt.show()
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** At scale 2, 98 % [95, 99] of the dots lie on the ring, against 84 % [80, 88] at 1; the price is spread, 0.37 against 0.42.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Write u + s(c - u) on the board as an arrow from u through c. Ask for s = 0, 1, 2, then for the paper's w. Where the
-# sentence agrees with all others, c - u is zero and guidance does nothing.
+# **What to see.** At scale 2, 98 % [95, 99] of the dots lie on the ring, against 84 % [80, 88] at 1. The price is spread, the last number: at 4 they crowd together.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: a model with its prompt
@@ -1073,10 +1049,6 @@ print(f"The checkpoint learned {len(LEARNED)} concepts in {card['minutes']:.0f} 
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** At guidance 0 the shares are those of chance, one in eight and one in five. At 2 all forty colours are right, in both languages. **Limit**: eight things, learned by heart. From here on we use the checkpoint.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Start the live run before you explain the loss. While it runs: why hide captions in training at all? (Without it there is no
-# answer without text, and nothing to move away from.)
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Measure it: which part of a prompt is followed?
@@ -1319,10 +1291,6 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** "no X" still draws an X in 67 % [47, 82], of 92 % for "X": an unknown word disturbs, it does not deny. Of two known things the one named first is drawn, in 62 % [43, 79] to 8 %, exchanged 54 % [35, 72] to 8. Nothing counts: "three X" draws one thing, an X in 25 % [12, 45].
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 10 min.* Bet on each table first.
-# Negation and counting are the demos that stay in memory.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · Your own sentence
@@ -1586,9 +1554,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # Twice the side is four times the pixels, and attention among them grows with their square: the last doubling costs more than four times the work. (On small pictures part of the machine is idle.) All this at every step, twice with guidance.
 # **Notebook 05** paints a smaller picture, in a *latent* space, and enlarges it faithfully.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 04.2 and 04.4 make good homework; 04.3 and 04.5 deserve to be done together. Total: 75 min.
 
 # %% [markdown]
 # ## References
