@@ -5,32 +5,40 @@ import re
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tests.needs import start_chromium, wait
+from tests.needs import PATIENCE, start_chromium, wait
 from tools import notebooks, slides
 
 SIZES = ((1280, 800), (1920, 1080))
-OVERFULL = """
-const faults = [];
-for (const slide of document.querySelectorAll("section.slide")) {
-  const {h, v} = Reveal.getIndices(slide);
-  Reveal.slide(h, v);
-  const page = slide.querySelector(".page");
-  const say = (what) => faults.push(`${h}.${v}: ${what}: ${page.textContent.trim().slice(0, 40)}`);
-  const wide = (box) => box.scrollWidth > box.clientWidth;
+MEASURE = """
+const faults = [], slides = document.querySelectorAll("section.slide");
+const show = (slide) => { const {h, v} = Reveal.getIndices(slide); Reveal.slide(h, v); };
+const wide = (box) => box.scrollWidth > box.clientWidth;
+const broken = (cell) => getComputedStyle(cell).overflowWrap + getComputedStyle(cell).wordBreak !== "normalnormal";
+function measure(slide) {
+  const page = slide.querySelector(".page"), {left, top, right, bottom} = page.getBoundingClientRect();
+  const say = (what) => faults.push(`${what}: ${page.textContent.trim().slice(0, 60)}`);
   if (!page.clientHeight || !(page.innerText.trim() || page.querySelector("img"))) say("nothing is seen");
   if (page.scrollHeight > page.clientHeight) say("too tall");
   if (wide(page) || [...page.querySelectorAll("pre")].some(wide)) say("too wide");
-  const {left, top, right, bottom} = page.getBoundingClientRect();
   if (Math.min(left, top, innerWidth - right, innerHeight - bottom) < 0) say("beyond the screen");
-  const broken = (cell) => getComputedStyle(cell).overflowWrap + getComputedStyle(cell).wordBreak !== "normalnormal";
   if ([...page.querySelectorAll("td, th")].some(broken)) say("words are broken");
 }
-return faults;
 """
-UNFOLD = """
-const [done] = arguments, all = [...document.querySelectorAll("section.slide details")];
-for (const details of all) details.open = true;
-setTimeout(() => done(all.length), 500);
+OVERFULL = MEASURE + "for (const slide of slides) { show(slide); measure(slide); } return faults;"
+UNFOLDED = """
+const [done] = arguments;
+(async () => {
+  for (const slide of slides) {
+    show(slide);
+    for (const details of slide.querySelectorAll("details")) {
+      const seen = new Promise((resolve) => details.addEventListener("toggle", resolve, {once: true}));
+      details.open = true;
+      await seen;
+    }
+    measure(slide);
+  }
+  done(faults);
+})();
 """
 
 
@@ -96,11 +104,12 @@ def decks(tmp_path_factory):
 def browser(tmp_path_factory):
     """A Chromium that keeps what pages write to the console."""
     driver = start_chromium(tmp_path_factory.mktemp("chromium"), log=True)
+    driver.set_script_timeout(PATIENCE)
     yield driver
     driver.quit()
 
 
-def show(browser, page, size):
+def show(browser, page, size=SIZES[0]):
     """Open a deck on a screen of this size, and wait until its slides are fitted."""
     screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
@@ -112,7 +121,7 @@ def show(browser, page, size):
 def test_every_slide_fits(decks, browser):
     faults = {}
     for name, page in decks.items():
-        show(browser, page, SIZES[0])
+        show(browser, page)
         for width, height in SIZES:
             screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
@@ -125,9 +134,9 @@ def test_every_slide_fits(decks, browser):
 
 @pytest.mark.slow
 def test_what_is_unfolded_fits_too_and_the_ruler_bites(decks, browser):
-    show(browser, list(decks.values())[-1], SIZES[0])
-    assert browser.execute_async_script(UNFOLD) > 5
-    assert browser.execute_script(OVERFULL) == []
+    show(browser, list(decks.values())[-1])
+    assert browser.execute_script("return document.querySelectorAll('.page details').length") > 5
+    assert browser.execute_async_script(MEASURE + UNFOLDED) == []
     browser.execute_script("document.querySelectorAll('.page').forEach(page => page.style.fontSize = '90px')")
     assert len(browser.execute_script(OVERFULL)) > 5
 
@@ -135,7 +144,7 @@ def test_what_is_unfolded_fits_too_and_the_ruler_bites(decks, browser):
 @pytest.mark.slow
 def test_a_handout_has_one_page_a_slide(decks, browser):
     page = next(iter(decks.values()))
-    show(browser, page, SIZES[0])
+    show(browser, page)
     shown = browser.execute_script("return document.querySelectorAll('section.slide').length")
     pdf = slides.handout(page, slides.browser()).read_bytes()
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == shown > 5

@@ -71,9 +71,8 @@ function start() {
     document.documentElement.classList.add("handout");
     return;
   }
-  const deck = document.querySelector(".deck");
-  deck.classList.add("reveal");
-  return new Reveal(deck, {
+  document.querySelector(".deck").classList.add("reveal");
+  return Reveal.initialize({
     width: 1280,
     height: 800,
     margin: 0,
@@ -83,7 +82,7 @@ function start() {
     slideNumber: "c/t",
     controlsLayout: "edges",
     plugins: [RevealNotes],
-  }).initialize();
+  });
 }
 
 const loaded = new Promise((done) => window.addEventListener("load", done)); // pictures have their sizes by then
