@@ -866,7 +866,7 @@ print(f"our tables are the library's, bit for bit: {sum(same)} of {len(cases)}")
 # a caption in English or Chinese. Under Chinese ones we write what was drawn; a caption may leave out part of it. Some
 # pairs of colour and thing, "pink butterfly" among them, are never shown: notebook 04 asks for them.
 
-# %% alt="Ten composed pictures with captions in English and Chinese: emoji, some repainted, on white, coloured or painted backgrounds." slideshow={"slide_type": "-"}
+# %% alt="Ten composed pictures with captions in English and Chinese: emoji, some repainted, on coloured or painted backgrounds." slideshow={"slide_type": "-"}
 examples = Composer(emoji, p_color=0.8, p_background=0.8).compose(10, seed=23)   # p_…: how often repainted, how often not on white
 a = examples.attributes
 gloss = [f" ({', '.join(filter(None, (color, concept, background)))})" if language == "zh" else "" for language, color,
@@ -945,7 +945,7 @@ explore(dimmer, schedule=["cosine", "linear", "scaled_linear"], repaired=False, 
 #
 # We break one thing on purpose: the pictures stay in $[0,255]$. No line fails, and all shapes fit.
 
-# %% alt="The parrot at four steps: with pixels in -1 to 1 it is gone from t = 500 on, with pixels up to 255 it still shows at t = 999." slideshow={"slide_type": "-"}
+# %% alt="The parrot at four steps: with pixels in -1 to 1 it is nearly gone at t = 500 and gone at 850, with pixels up to 255 it still shows at t = 999." slideshow={"slide_type": "-"}
 raw = torch.from_numpy(chosen.on_white()).permute(0, 3, 1, 2).float()    # forgotten: / 127.5 - 1
 steps = [100, 500, 850, 999]
 def for_the_eye(x):                                                      # each picture to its own contrast
