@@ -58,7 +58,7 @@ def gaussian(count, seed, size=SIZE):
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-# %% alt="Five rows, eight columns: purple umbrella on a beach in English and Chinese, penguin, sunflower, no text. With text the first step shows the thing already, and other noises end alike; without it a blur ends in odd shapes." slideshow={"slide_type": "-"}
+# %% alt="Five rows, eight columns: purple umbrella on a beach in English and Chinese, penguin, sunflower, no text. With text the first step shows the thing already, and other noises end alike, but for one penguin; without it a blur ends in odd shapes." slideshow={"slide_type": "-"}
 SENTENCES, shown = ["purple umbrella, beach", "紫色的伞，沙滩", "penguin, snow", "sunflower, blue sky and grass"], (1, 2, 4, 7, 10)
 runs = {text: list(model.sample(gaussian(4, seed=0), [text], 10, 1.5 if text else 0.0, sampler=dpmpp_2m)) for text in [*SENTENCES, ""]}
 rows = {text or "(no text)": [*(run[k - 1].x0[0] for k in shown), *run[-1].xt[1:]] for text, run in runs.items()}
@@ -704,7 +704,7 @@ def map_rows(prompt, columns=(0, 1, 3, 6, 9)):
     return rows, [f"step {k + 1}" for k in columns]
 
 
-# %% alt="Maps over five steps: umbrella is attended to by the middle, beach by the lower half and the edges, purple by most places alike." slideshow={"slide_type": "subslide"}
+# %% alt="Maps over five steps: umbrella is attended to by the middle, beach by the lower half and the edges, purple by most places, at step 10 by the upper half." slideshow={"slide_type": "subslide"}
 plotting.show_rows(*map_rows(SENTENCES[0]), "Which place attends to which word", scale=0.85)
 plt.show()
 
@@ -724,7 +724,7 @@ print("words:", list(maps))
 # A map shows what *attends*, not that the word *moves* the pixel. The test: leave the word out and draw again, from the
 # same six noises.
 
-# %% alt="Four drawings with one word left out: without purple nothing changes, without umbrella a purple blob stands on the beach, without beach the ground turns white." slideshow={"slide_type": "-"}
+# %% alt="Four drawings with one word left out: without purple hardly anything changes, without umbrella a purple blob stands on the beach, without beach the ground turns white." slideshow={"slide_type": "-"}
 def draw_prompts(prompts, xT, guidance=1.5, steps=10, negative=None):                    # notebook 03's quick solver
     return list(model.sample(xT, prompts, steps, guidance, negative, dpmpp_2m))[-1].xt               # (B, 3, 32, 32)
 
@@ -920,7 +920,7 @@ plt.show()
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Named in full, in either language, the negative prompt turns blue minus red from 0.36 to −1.2 [−1.3, −1.1]; "blue" alone reaches 0.0, "not blue" 0.47. "Blue" alone leads away from what all
+# **What to see.** Named in full, in either language, the negative prompt turns blue minus red from 0.36 to −1.2 [−1.3, −1.1]; "blue" alone reaches −0.01 [−0.02, −0.00], "not blue" 0.47. "Blue" alone leads away from what all
 # blue pictures share; named in full, prompt and negative prompt differ in the colour alone. To *write* "not blue" adds the word blue.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
