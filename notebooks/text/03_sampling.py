@@ -233,7 +233,7 @@ print("variance agrees to 0.02:", bool(abs(passed.var() - variance) < 0.02))
 #
 # </details>
 
-# %% alt="Four pairs of clouds for jumps of 10, 50, 100 and all steps: blue spreads out to the face, green shrinks to one dot in its middle." slideshow={"slide_type": "subslide"}
+# %% alt="Four pairs of clouds for jumps of 10, 50, 100 and all steps: blue spreads out to the face, green falls short of it and ends in one dot in the middle." slideshow={"slide_type": "subslide"}
 def candidates(xt, t, count, generator):                                  # exact draws of x0 given one xt (2,)
     signal, sigma = (float(v) for v in toy.at(torch.tensor([t]), xt[None]))
     variance = (signal * SPREAD) ** 2 + sigma**2
@@ -834,7 +834,7 @@ for name, table in results.items():
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.**
 #
-# - From three steps to ten the distance falls by 0.15 to 0.19; from ten to forty all intervals hold 0, DDPM's too. **More steps buy nothing we can measure**:
+# - From three steps to ten the kernel distance falls by 0.151 to 0.185; from ten to forty all intervals hold 0, DDPM's too. **More steps buy nothing we can measure**:
 #   the gap left to the floor is the network's.
 # - The solver is ahead of DDIM by 0.01; all five intervals exclude 0.
 # - On DDPM the two distances disagree. We claim no order.
@@ -858,7 +858,7 @@ for spacing, f in five.items():
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **The guess along the way.** Every state carries $\hat x_0$. Ten steps from one noise:
 
-# %% alt="Film strips of the predicted picture over ten steps for DDIM, the solver and DDPM twice: from a blur to a face." slideshow={"slide_type": "-"}
+# %% alt="Film strips of the predicted picture over ten steps for DDIM, the solver and DDPM twice: from a blur to a face, with other fresh noise to a heart." slideshow={"slide_type": "-"}
 def guesses_along(sampler, xT, seed=0, steps=10):                         # x0_hat at every step, (steps, B, 3, S, S)
     states = sampler(trained, xT, SCHEDULE, steps=steps, prediction=KIND, spacing="trailing", generator=torch.Generator().manual_seed(seed))
     return torch.stack([state.x0 for state in states])
@@ -1043,7 +1043,7 @@ explore(sampler_figure, sampler={name: sampler for name, (sampler, _) in reverse
 # A real bug in home-made pipelines: the loop takes its coefficients from one table and tells the network the steps of another. Here
 # the sampler is *trailing*, the network is told *leading*. No line fails.
 
-# %% alt="Faces drawn rightly in 10 and 50 steps, and garish ones from a network that is told other steps." slideshow={"slide_type": "-"}
+# %% alt="Six pictures drawn rightly in 10 and 50 steps; from a network that is told other steps all are garish in 10 and most in 50." slideshow={"slide_type": "-"}
 def misled(stride):                                                       # leading is trailing, stride - 1 earlier
     return lambda xt, t: trained(xt, (t - (stride - 1)).clamp(min=0))
 
@@ -1068,7 +1068,7 @@ print(f"error of the mean picture {Mean.of((known[:64] - known.mean(0)).square()
         ("right", trained), ("misled, 50 steps", misled(20)), ("misled, 10 steps", misled(100)))))
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Cause.** Told an earlier step, the network takes noise for colours and shapes. With 50 steps the tables differ by only 19, and half the row survives.
+# **Cause.** Told an earlier step, the network takes noise for colours and shapes. With 50 steps the tables differ by only 19, and two of the six pictures survive.
 # **The habit that finds it:** from pure noise nobody can guess better
 # than the mean picture, and a sound network does about as well (0.15 [0.14, 0.16]). Print that error: in ten steps the bug shows (0.42 [0.39, 0.45]), in fifty hardly (0.16).
 
