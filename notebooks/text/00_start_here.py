@@ -39,7 +39,7 @@ sys.path.insert(0, os.path.abspath("." if os.path.isdir("course_utils") else "..
 # Each picture below starts as random noise. A network is called 20 times; each call reads the prompt and takes a little
 # of the noise away. We chose the prompts among the things this model knows. Of each we show the first drawing.
 
-# %% alt="Eight drawings, each over its prompt: panda, red car in snow, sunflower, hamburger, pink butterfly, purple octopus, rocket, lion face. Softly painted; all but the rocket can be told at a glance." slideshow={"slide_type": "-"}
+# %% alt="Eight drawings, each over its prompt: panda, red car in snow, sunflower, hamburger, pink butterfly, purple octopus, rocket, lion face. Each can be told, softly painted." slideshow={"slide_type": "-"}
 import time
 
 import matplotlib.pyplot as plt
