@@ -195,10 +195,7 @@ def portable(nb: NotebookNode, limits: Limits) -> Iterator[str]:
         yield f"{size / 1e6:.2f} MB; at most {limits.bytes / 1e6} MB (fewer or smaller pictures)."
 
 
-RULES = (length, code_size, rhythm, formulas, exercises, checked_cells, executed, slides, opening, portable)
-
-
-ASKED_FOR = (alt_texts,)  # `python tools/notebooks.py check --alt`
+RULES = (length, code_size, rhythm, formulas, exercises, checked_cells, executed, slides, opening, portable, alt_texts)
 
 
 def problems(nb: NotebookNode, limits: Limits = Limits()) -> list[str]:
@@ -233,12 +230,10 @@ def untidy(name: str) -> str | None:
     return f"{name}.ipynb is as Jupyter saved it: `python tools/notebooks.py sync {name[:2]}` makes it tidy."
 
 
-def all_problems(name: str, more: bool = False) -> list[str]:
-    """Faults of form of a notebook by name, its twins' differences first; with `more`, of the rules asked for alone."""
+def all_problems(name: str) -> list[str]:
+    """Faults of form of a notebook by name, its twins' differences first."""
     differ = twins_differ(name)
     if not notebooks.ipynb(name).exists():
         return [differ]
     nb = nbformat.read(notebooks.ipynb(name), as_version=4)
-    if more:
-        return [problem for rule in ASKED_FOR for problem in rule(nb, Limits())]
     return [*filter(None, (differ, untidy(name))), *problems(nb, LIMITS.get(name[:2], Limits()))]

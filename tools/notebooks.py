@@ -243,15 +243,12 @@ def export_kept(folder: Path) -> Path:
     return folder / NOTEBOOKS.name
 
 
-def check(name: str, alt: bool = False) -> list[str]:
-    """Everything that is wrong with the form of a notebook, one sentence each (see tools/notebook_rules.py).
-
-    alt: look for pictures without words instead.
-    """
+def check(name: str) -> list[str]:
+    """Everything that is wrong with the form of a notebook, one sentence each (see tools/notebook_rules.py)."""
     sys.path.insert(0, str(ROOT))
     from tools.notebook_rules import all_problems
 
-    return all_problems(name, alt)
+    return all_problems(name)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -273,8 +270,6 @@ def main(argv: list[str] | None = None) -> int:
             sub.add_argument("names", nargs="*")
         if command == "sync":
             sub.add_argument("--from-ipynb", action="store_true", help="the ipynb file is the newer twin")
-        if command == "check":
-            sub.add_argument("--alt", action="store_true", help="name the pictures that no words describe")
     commands.add_parser("address", help="name the public GitHub repository").add_argument("repository")
     args = parser.parse_args(argv)
     if args.command == "figures":
@@ -313,7 +308,7 @@ def _run_all(args: argparse.Namespace) -> int:
 def _check_all(args: argparse.Namespace) -> int:
     wrong = 0
     for name in names(args.names):
-        problems = check(name, args.alt)
+        problems = check(name)
         wrong += len(problems)
         print(f"{name}: {'good' if not problems else f'{len(problems)} to mend'}")
         print("".join(f"  - {problem}\n" for problem in problems), end="")

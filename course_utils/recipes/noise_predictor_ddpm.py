@@ -1,4 +1,4 @@
-"""noise-predictor-ddpm: the U-Net that answers with the noise, trained on until it draws: the pictures of notebook 02."""
+"""noise-predictor-ddpm: the same U-Net, asked for the noise until it draws: the pictures of notebook 02."""
 
 from dataclasses import replace
 
