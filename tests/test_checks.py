@@ -801,6 +801,85 @@ WRONG += [
 ]
 
 
+# ------------------------------------------------------------------ notebook 13
+def own_noises(seeds, shape):
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def any_scheduler(scheduler, model, noise, steps, start=True, scale=True):
+    scheduler.set_timesteps(steps)
+    x = noise * scheduler.init_noise_sigma if start else noise
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(scheduler.scale_model_input(x, t) if scale else x, t), t, x).prev_sample
+    return x
+
+
+def differing(trained, used, defaults):
+    left, right = ({**defaults, **config} for config in (trained, used))
+    return [name for name in sorted(defaults) if left[name] != right[name]]
+
+
+def least_squares(before, after, promised):
+    return torch.linalg.lstsq(promised.reshape(-1, 1), (after - before).reshape(-1, 1)).solution[0, 0]
+
+
+def halve(peak, budget, low=0, high=4096):
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if peak(middle) <= budget else (low, middle)
+    return low
+
+
+def one_by_one(peak, budget):
+    n = 0
+    while peak(n + 1) <= budget:
+        n += 1
+    return n
+
+
+def worst(image_embed, concept_embed, thresholds):
+    return (F.cosine_similarity(image_embed[:, None], concept_embed[None], dim=-1) - thresholds).max(dim=1).values
+
+
+SOLUTIONS |= {
+    "13-seeds": own_noises,
+    "13-loop": any_scheduler,
+    "13-options": differing,
+    "13-strength": least_squares,
+    "13-batch": halve,
+    "13-checker": worst,
+}
+WRONG += [
+    (
+        "13-seeds",
+        lambda seeds, shape: torch.randn(len(seeds), *shape, generator=torch.Generator().manual_seed(seeds[0])),
+        "one generator draws for all",
+    ),
+    ("13-seeds", lambda seeds, shape: own_noises([seeds[0]] * len(seeds), shape), "first seed's noise"),
+    ("13-seeds", lambda seeds, shape: own_noises(seeds, shape)[:1], "shape"),
+    ("13-seeds", lambda seeds, shape: list(own_noises(seeds, shape)), "list"),
+    ("13-loop", lambda *args: any_scheduler(*args, scale=False), "scale_model_input"),
+    ("13-loop", lambda *args: any_scheduler(*args, start=False), "init_noise_sigma"),
+    ("13-loop", lambda scheduler, model, noise, steps: model(noise, 999), "numbers do not yet agree"),
+    ("13-loop", lambda scheduler, model, noise, steps: scheduler.step(model(noise, 1), 1, noise), "stopped with"),
+    ("13-options", lambda a, b, d: [n for n in sorted(d) if a.get(n) != b.get(n)], "has its default"),
+    ("13-options", lambda a, b, d: differing(a, b, d)[::-1], "not sorted"),
+    ("13-options", lambda a, b, d: sorted(set(d) - set(differing(a, b, d))), "options that agree"),
+    ("13-options", lambda a, b, d: {n: a.get(n) for n in differing(a, b, d)}, "things"),
+    ("13-strength", lambda b, a, p: ((a - b) / p).mean(), "number by number"),
+    ("13-strength", lambda b, a, p: (a - b).norm() / p.norm(), "ratio of lengths"),
+    ("13-strength", lambda b, a, p: least_squares(a, b, p), "from after to before"),
+    ("13-strength", lambda b, a, p: float(least_squares(b, a, p)), "float"),
+    ("13-batch", lambda peak, budget: budget // peak(1), "counted for each picture"),
+    ("13-batch", one_by_one, "measures"),
+    ("13-batch", lambda peak, budget: halve(peak, budget) + 1, "one too many"),
+    ("13-batch", lambda peak, budget: halve(peak, budget) / 2, "is right"),
+    ("13-checker", lambda x, c, t: (x @ c.T - t).amax(dim=1), "keep their lengths"),
+    ("13-checker", lambda x, c, t: -worst(x, c, t), "sign"),
+    ("13-checker", lambda x, c, t: worst(x, c, t) > 0, "asked"),
+]
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_solution_is_accepted(name):
     for _ in range(3):
