@@ -11,7 +11,7 @@
 # Notebook 10 taught one car by changing every weight of the generator. The result is a second generator, as large as the first. For a hundred cars we would keep a hundred generators.
 
 # %% [markdown]
-# ← [10 · DreamBooth](10_dreambooth.ipynb) · [Contents](00_start_here.ipynb)
+# ← [10 · DreamBooth](10_dreambooth.ipynb) · [Contents](00_start_here.ipynb) · [13 · The real thing](13_the_real_thing.ipynb) →
 
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
@@ -1136,4 +1136,4 @@ plt.show()
 # - S.-Y. Liu et al., *DoRA*, 2024, arXiv 2402.09353; T. Dettmers et al., *QLoRA*, 2023, arXiv 2305.14314; R. Gal et al., *Textual inversion*, 2022, arXiv 2208.01618: not shown here.
 
 # %% [markdown]
-# ← [10 · DreamBooth](10_dreambooth.ipynb) · [Contents](00_start_here.ipynb)
+# ← [10 · DreamBooth](10_dreambooth.ipynb) · [Contents](00_start_here.ipynb) · [13 · The real thing](13_the_real_thing.ipynb) →
