@@ -73,7 +73,7 @@ def git(course, *arguments):
 def learners_copy(folder):
     """The course as a learner clones it, without its data, in a repository of its own; every notebook is newer than its
     text twin, as git may leave it."""
-    for name in ("course_utils", "tools", "tests"):
+    for name in ("course_utils", "tools", "tests", "book"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.ttf"))
     for name in ("Makefile", "pyproject.toml", ".gitignore", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)

@@ -134,7 +134,7 @@ def test_the_prompt_box_says_what_was_never_shown_before_it_draws(front_end):
 
 def enter(text):
     """What the browser tells when Enter is pressed in a text field."""
-    text.comm.handle_msg({"content": {"data": {"method": "custom", "content": {"event": "submit"}}}, "buffers": []})
+    text._handle_msg({"content": {"data": {"method": "custom", "content": {"event": "submit"}}}, "buffers": []})
 
 
 def test_enter_draws(front_end):
