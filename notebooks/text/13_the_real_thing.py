@@ -13,10 +13,6 @@
 # %% [markdown]
 # ← [11 · LoRA](11_lora.ipynb) · [Contents](00_start_here.ipynb)
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Put the ten lines on the screen and let the room say which notebook built each. Mistakes to wait for: "a seed fixes the picture"; "a scheduler is a name, so I swap the name"; "the checker
-# is in the way, so I take it out"; "it loaded, so it acts".
-
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
 import os
@@ -197,9 +193,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Three schedulers fill the heart; in the fourth panel every dot lies *on* it and nearly all of it is empty: a bug without an error, which only the printed share of the heart shows. The contract is what lets one pipeline take any scheduler. **Limit**: an ideal denoiser forgives few steps; a trained one forgives less.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* σ = √((1 − ᾱ)/ᾱ): write the change of variables of notebook 03 on the board; `scale_model_input` is it, read backwards. Ask what the same bug does to pictures: one picture for all seeds.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · A pipeline is a folder and a loop
 #
@@ -246,9 +239,6 @@ def by_parts(pipe, prompts, zT, steps=20, guidance=2.0):
 FOUR = ["panda, snow", "pink butterfly, blue sky and grass", "红色的汽车，沙滩", "hamburger, sunset"]
 hand, theirs = by_parts(pipe, FOUR, noise(0, 1, 2, 3), steps=10), draw(FOUR, noise(0, 1, 2, 3), steps=10)
 print("latents", tuple(noise(0).shape), "| by hand equals the pipeline:", torch.allclose(hand, theirs, atol=1e-5))
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Let them find the one difference to notebook 06: the coefficients sit in `step`. Show `MODEL/model_index.json` in a terminal.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 2 · Code ages: the article's lines today
@@ -315,9 +305,6 @@ print("the old form, loaded rightly, and today's file: the same picture:", torch
 pipe.unload_lora_weights()
 print("unloaded, the base is back, to the bit:", torch.equal(draw(DEMO[:1], noise(4), steps=5), plain))
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* The habit: pin the version, read the changelog, and after every loading assert that something changed.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · Swap the scheduler
 #
@@ -370,9 +357,6 @@ plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** Six names, four ways: Euler is DDIM and Euler ancestral is DDPM, in other units (notebook 03), so their rows are equal. Those that add no noise head for one picture, and the table says how fast. The two that add noise stay away from it, however many steps: they end in *another* picture, though hardly to the eye, for this network knows few hamburgers. **Limit**: two prompts, one noise; distance to 50 steps of one solver favours its kin.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Stable Diffusion 1.x folders name PNDM; most programs swap in DPM-Solver++ with 20 to 30 steps.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · What fixes a picture, and what it costs
@@ -493,9 +477,6 @@ plt.show()
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** On a processor the line is soon flat; on a GPU, which idles on one small picture, it falls much longer. Memory grows with the batch in either case, which is what exercise 13.5 is about.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 8 min.* Ask who has posted "seed 42" without the rest. Generators on the CPU give the same noise on every device: that is why we never make one on the GPU.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: words that count more
 #
@@ -578,9 +559,6 @@ plt.show()
 # **What to see.** At weight 0 the wings are as pink as at 1, within the printed standard errors, and far from the row that lacks the word. Above 1 they get a little pinker. So the syntax is a gentle nudge, not a switch: to be rid of something, leave the word out, or name it in the negative prompt. **Limit**: one word, six noises; and beyond 2 a row lies where no
 # training caption ever lay.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* Compare with guidance: same formula, other place. Why is weight 0 not the prompt without the word?
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 5 · One set of weights, many doors
 #
@@ -638,9 +616,6 @@ print("img2img, ours and diffusers': equal to 1e-2:", bool((sd.decode(last.xt) -
 *_, last = sd.inpaint(noise(5), scene, mask, ["panda, beach"], 20, rng(0), guidance=2.0)
 print("inpaint, ours and diffusers': equal to 1e-2:", bool((sd.decode(last.xt) - panda).abs().max() < 1e-2))
 print("the very same U-Net in all three:", change.unet is pipe.unet and fill.unet is pipe.unet)
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 4 min.* `AutoPipelineForImage2Image.from_pipe` picks the class by itself; `unet.config.in_channels` decides between the two ways of inpainting, as in notebook 06.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it, in the script's words
@@ -760,9 +735,6 @@ print("the loss fell:", last_loss < blank)
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The equality above the training is the point: the script's `chunk`, its two `mse_loss`, its weight are notebook 10's loss to the last digit. **Limit**: seconds teach colours, not a car; the shipped file had minutes.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 6 min.* Open the script beside the cell. Most of it is arguments, logging, resuming, several GPUs; these twelve lines are the method.
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Before you share
 #
@@ -835,9 +807,6 @@ print(card.content)
 # %% [markdown]
 # With an account, `pipe.push_to_hub("me/emoji")` uploads a folder, `card.push_to_hub(…)` the card. We stop before that line.
 
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 7 min.* Ask for a threshold that lets no ghost through; then count the snowmen. Who would you ask before you publish a LoRA of somebody's photos?
-
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The article's own models
 #
@@ -901,9 +870,6 @@ for name, row in table.items():
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The two columns differ in every number and in no line of code: the same classes, wider. **What the table does not say**: the real one writes no captions of its own, its pictures are of everything, and most of the cost was choosing them. Ours knows a hundred-odd things, drawn flat, in few poses; where it looks good, it often
 # remembers (notebook 06).
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 5 min.* 150,000 A100 hours at two dollars are 300,000 dollars; the card gives 11,250 kg of CO₂. Our run: a laptop over lunch.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · The whole pipeline in one box
@@ -1158,9 +1124,6 @@ check("13-checker", margin)
 #
 # The pipelines of 2023 are classics now. Newer ones (Stable Diffusion 3, FLUX) change two of our three boxes: a Transformer in place of the U-Net and rectified flow in place of the cosine, as notebook 12 tries in small. Their loop still has `set_timesteps` and `step`. What none of them mends by size alone: who may use
 # whose pictures, what a picture proves, who answers for it. There is no notebook 14. Take a folder of your own photos, `course train`, and read the card of whatever you load next.
-
-# %% [markdown] slideshow={"slide_type": "notes"}
-# *For the lecturer, 3 min.* Exercises 13.2 and 13.3 make good homework; 13.6's open part makes a good last hour. Total: 75 min.
 
 # %% [markdown]
 # ## References
