@@ -42,6 +42,13 @@ def read_progress(path) -> dict:
         return {}
 
 
+def averaged_weights(path) -> dict[str, torch.Tensor]:
+    """Return the averaged weights of a saved run, as `load_state_dict` takes them."""
+    from safetensors.torch import load_file
+
+    return {key.removeprefix("ema."): value for key, value in load_file(path).items() if key.startswith("ema.")}
+
+
 def load_run(path, model, ema, optimizer) -> dict:
     """Bring a saved run back into model, ema and optimizer; return its progress (step, seconds, ...)."""
     from safetensors import SafetensorError, safe_open

@@ -69,7 +69,7 @@ def test_a_comparison_runs_to_its_end_and_goes_on(few, monkeypatch, tmp_path):  
     assert 30 <= first.seconds < 36 and 56 <= variant.state.seconds < 66 and variant.state.step > first.step > 3
     (run,) = variant.folder.glob("*.run.safetensors")
     assert read_progress(run)["step"] == variant.state.step
-    assert set(tool.trained_weights(run)) == set(variant.state.ema.state_dict())
+    assert set(tool.averaged_weights(run)) == set(variant.state.ema.state_dict())
     assert tool.error(variant.system()) > 0
     rows = tool.judge(variant, 2)
     assert len(rows) == 2 and all("concept" in row for row in rows.values())

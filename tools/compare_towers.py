@@ -11,17 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from course_utils import checkpoints
 from course_utils.data import to_tensor
 from course_utils.devices import best_device
 from course_utils.evaluation.report import for_card, table
-from course_utils.evaluation.report_clip import PAIRS, full_captions, held_out_examples, recall, zero_shot
+from course_utils.evaluation.report_clip import held_out_examples, retrieval, zero_shot
 from course_utils.prefetch import workers_for
 from course_utils.recipes.clip import RECIPE
-from course_utils.runs import read_progress
-from course_utils.systems.clip import embed_images, embed_texts, make_vit_clip
+from course_utils.runs import averaged_weights, read_progress
+from course_utils.systems.clip import embed_images, make_vit_clip
 from course_utils.training import train
 
 RECIPES = {"residual": RECIPE, "vit": replace(RECIPE, model=make_vit_clip)}
@@ -41,12 +40,11 @@ def train_until(path, recipe, until, minutes, seed):
 def judge(path, recipe):
     """How far a saved run came, and what its averaged weights make of held-out pictures and English text: a row."""
     clip, progress = recipe.model().eval(), read_progress(path)
-    clip.load_state_dict({key[4:]: value for key, value in load_file(path).items() if key.startswith("ema.")})
+    clip.load_state_dict(averaged_weights(path))
     pictures, composer = held_out_examples(PICTURES)
     image_embed = embed_images(clip, to_tensor(pictures.images))
-    captions = embed_texts(clip, full_captions(pictures, composer, "en")[:PAIRS])
     found = zero_shot(clip, image_embed, pictures.attributes["concept"], "en")
-    found["R@1"] = recall(image_embed[:PAIRS], captions, torch.arange(len(captions)))
+    found |= retrieval(clip, image_embed, pictures, composer, "en")
     minutes, loss = round(progress["seconds"] / 60, 1), round(progress["loss"], 4)
     return {"minutes": minutes, "pairs": progress["pictures"], "loss": loss, **for_card(found)}
 

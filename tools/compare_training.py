@@ -43,7 +43,7 @@ from course_utils.generator.unet import UNet
 from course_utils.interop.diffusers import to_unet
 from course_utils.prefetch import workers_for
 from course_utils.recipes import stable_diffusion_clip as text
-from course_utils.runs import read_progress
+from course_utils.runs import averaged_weights, read_progress
 from course_utils.systems.clip import CLIP, open_clip
 from course_utils.systems.registry import SYSTEMS
 from course_utils.systems.stable_diffusion import LATENT, SCHEDULE, StableDiffusion
@@ -209,13 +209,6 @@ def judge(variant: Variant, n: int) -> dict[str, dict]:
     return rows
 
 
-def trained_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of a saved run, for variants of the same network to begin with."""
-    from safetensors.torch import load_file
-
-    return {key[4:]: value for key, value in load_file(path).items() if key.startswith("ema.")}
-
-
 def main() -> None:
     """Train all variants in turns, and print a line for each slice, then the evaluator's table."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -227,7 +220,7 @@ def main() -> None:
     command.add_argument("--run-dir", type=Path, default=Path("runs/compare"))
     command.add_argument("--seed", type=int, default=0)
     args = command.parse_args()
-    weights = trained_weights(args.start) if args.start else None
+    weights = averaged_weights(args.start) if args.start else None
     variants, until = [Variant(spec, args) for spec in args.variants], 0.0
     print(f"{'minutes':>8} {'pictures':>10} {'pictures/s':>10} {'loss':>8} {'x0 error':>9}  variant", flush=True)
     while until < args.minutes:

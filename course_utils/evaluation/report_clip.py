@@ -63,6 +63,20 @@ def zero_shot(clip: CLIP, image_embed: torch.Tensor, concepts: list[str], langua
     return {"concept": recall(image_embed, keys, right), "concept_top5": recall(image_embed, keys, right, 5)}
 
 
+def retrieval(
+    clip: CLIP,
+    image_embed: torch.Tensor,
+    pictures: Batch,
+    composer: Composer,
+    language: str,
+    ks: tuple[int, ...] = (1,),
+) -> dict[str, Share]:
+    """Return {"R@k": how often a picture finds its own full caption}, of the first PAIRS pictures and captions."""
+    captions = embed_texts(clip, full_captions(pictures, composer, language)[:PAIRS])
+    own = torch.arange(len(captions))
+    return {f"R@{k}": recall(image_embed[: len(own)], captions, own, k) for k in ks}
+
+
 def color_accuracy(clip: CLIP, image_embed: torch.Tensor, pictures: Batch, composer: Composer, language: str) -> Share:
     """Return how often the caption with the right colour word is nearer than the ten with others."""
     colors = list(WORDS_ZH)
@@ -99,13 +113,9 @@ def evaluate_clip(n: int = 1000, folder: str | Path | None = None) -> dict[str, 
         pictures, composer = held_out_examples(n, split)
         image_embed = embed_images(clip, to_tensor(pictures.images))
         for language in LANGUAGES:
-            few = min(PAIRS, n)
-            captions = embed_texts(clip, full_captions(pictures, composer, language)[:few])
-            own = torch.arange(few)
             rows[f"{name}, {NAMES[language]}"] = {
                 **zero_shot(clip, image_embed, pictures.attributes["concept"], language),
-                "R@1": recall(image_embed[:few], captions, own),
-                "R@5": recall(image_embed[:few], captions, own, 5),
-                "color": color_accuracy(clip, image_embed[:few], pictures, composer, language),
+                **retrieval(clip, image_embed, pictures, composer, language, ks=(1, 5)),
+                "color": color_accuracy(clip, image_embed[:PAIRS], pictures, composer, language),
             }
     return rows
