@@ -450,7 +450,7 @@ for name, (work, on, off) in jobs.items():
 pipe.unet.set_default_attn_processor()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The decoder is the peak: decoding in slices halves it for nothing, and what is left is the U-Net's. One picture at a time saves most. Tiles are not exact, as the last number says: they are blended where they overlap, and each is normalised by its own pixels. Attention slices are a cure for a disease that today's attention no longer has (it never builds the
+# **What to see.** The decoder is the peak: decoding in slices halves it for nothing, from 39.2 to 19.8 MB, and what is left is the U-Net's. One picture at a time saves most (3.2 MB). Tiles are not exact, up to 0.23 off: they are blended where they overlap, and each is normalised by its own pixels. Attention slices are a cure for a disease that today's attention no longer has (it never builds the
 # whole table); read the line. **Limit**: offloading, `enable_model_cpu_offload()`, keeps on the GPU only the module at work; without a GPU there is nothing to measure.
 
 # %%
@@ -475,7 +475,7 @@ plotting.plot_lines(sizes, {"": (each, plotting.MODEL)}, "pictures at once", "se
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** On a processor the line is soon flat; on a GPU, which idles on one small picture, it falls much longer. Memory grows with the batch in either case, which is what exercise 13.5 is about.
+# **What to see.** On a processor the line is soon flat: from one picture at once to eight it fell from 0.088 to 0.031 s a picture, and to 0.026 at sixteen; on a GPU, which idles on one small picture, it falls much longer. Memory grows with the batch in either case, which is what exercise 13.5 is about.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## The key piece: words that count more
