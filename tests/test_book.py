@@ -13,8 +13,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from tests.needs import start_chromium, text_of, wait
 from tools import book, common_parts, notebooks
 
-NOTES = {"slideshow": {"slide_type": "notes"}}
-
 
 def notebook():
     """A small notebook with all that a book treats in its own way."""
@@ -22,10 +20,8 @@ def notebook():
         cells=[
             new_markdown_cell("# 02 · Dots: why?\n\n[![Open in Colab](https://x/a.svg)](https://x/b)\n\nWords."),
             new_markdown_cell("[03 · Next](03_next.ipynb) →"),
-            new_markdown_cell("*For the lecturer, 3 min.* Ask.", metadata=NOTES),
             new_code_cell(common_parts.setup_source()),
             new_markdown_cell("## An idea"),
-            new_markdown_cell("*For the lecturer, 14 min.* Wait.", metadata=NOTES),
             new_code_cell("# NBVAL_CHECK_OUTPUT\nf = (1,\n)  # fmt: skip\nshow(f)", metadata={"alt": "a red dot"}),
             new_code_cell("f(2)", metadata={"tags": ["solution"]}, outputs=[new_output("stream", text="4\n")]),
         ]
@@ -41,9 +37,10 @@ def test_a_page_is_for_readers():
 
 
 def test_speaker_notes_have_their_own_page(monkeypatch, tmp_path):
-    monkeypatch.setattr(book.slides, "NOTES", tmp_path)  # none of those of the course
+    monkeypatch.setattr(book.slides, "NOTES", tmp_path)  # not those of the course
+    told = "# Notes\n\n## 02 · Dots: why?\n\n*3 min.* Ask.\n\n## An idea\n\n*14 min.* Wait.\n"
+    (tmp_path / "02_dots.md").write_text(told, encoding="utf-8")
     chapters = {"02_dots": notebook()}
-    assert book.notes(chapters["02_dots"])[1] == ("An idea", "*For the lecturer, 14 min.* Wait.")
     assert book.minutes(chapters["02_dots"]) == 17
     page = book.speaker_notes(chapters)
     assert "## 02 · Dots\n" in page and "**An idea**" in page and "Wait." in page
@@ -140,7 +137,7 @@ def test_a_reader_opens_the_book(site, browser):
     assert len(browser.execute_script(pictures)) > 10
     folded = browser.find_elements("css selector", "details.hide")
     assert folded and not any(details.get_attribute("open") for details in folded)
-    assert "For the lecturer" not in browser.find_element("css selector", "article").text
+    assert "Ask the room" not in browser.find_element("css selector", "article").text
     for selector, name in ((".prev-next-area .left-prev", names[3]), (".prev-next-area .right-next", names[5])):
         assert browser.find_element("css selector", selector).get_attribute("href").endswith(f"{name}.html")
     font = "return document.fonts.load('16px \"Course Chinese\"', '蝴蝶').then(found => found.length)"

@@ -55,11 +55,11 @@ def short(title: str) -> str:
 
 
 def page(nb: NotebookNode) -> NotebookNode:
-    """A notebook as a reader of the book sees it: solutions folded, no speaker notes, no set-up, no marks for tests."""
+    """A notebook as a reader of the book sees it: solutions folded, no set-up, no marks for tests."""
     setup = common_parts.setup_source()
     cells = []
     for cell in nb.cells:
-        if slides.kind_of(cell) == "notes" or cell.source.strip() in ("", setup) or common_parts.is_common(cell):
+        if cell.source.strip() in ("", setup) or common_parts.is_common(cell):
             continue
         if cell.cell_type == "markdown":
             cell.source = common_parts.BADGE.sub("", cell.source)
@@ -82,14 +82,9 @@ def reader_metadata(cell: NotebookNode) -> dict:
     return {"tags": [*cell.metadata.tags, "hide-cell"], "mystnb": mystnb}
 
 
-def notes(nb: NotebookNode) -> list[tuple[str, str]]:
-    """The speaker notes of a notebook: (heading of the section they belong to, what they say)."""
-    return list(slides.speaker_notes(nb).items())
-
-
 def minutes(nb: NotebookNode) -> int:
     """Minutes of a lecture, as the speaker notes plan them, questions of the audience not counted."""
-    return sum(int(found[1]) for _, text in notes(nb) if (found := MINUTES.search(text)))
+    return sum(int(found[1]) for text in slides.speaker_notes(nb).values() if (found := MINUTES.search(text)))
 
 
 def timetable(chapters: dict[str, NotebookNode]) -> str:
@@ -106,7 +101,7 @@ def speaker_notes(chapters: dict[str, NotebookNode]) -> str:
     lines = ["# Speaker notes", "", "What the decks of `make slides` show to the speaker, notebook by notebook.", ""]
     for name, nb in chapters.items():
         lines += [f"## {short(heading(nb))}", "", f"[The notebook](notebooks/{name}.ipynb), {minutes(nb)} minutes.", ""]
-        for section, text in notes(nb):
+        for section, text in slides.speaker_notes(nb).items():
             lines += [f"**{section}**", "", text, ""]
     return "\n".join(lines)
 

@@ -44,14 +44,9 @@ def code_cells(nb: NotebookNode) -> list[NotebookNode]:
 
 
 def prose(nb: NotebookNode) -> str:
-    """All markdown, without the speaker notes and the links to other notebooks."""
-    read = (cell for cell in nb.cells if cell.cell_type == "markdown" and slide_type(cell) != "notes")
+    """All markdown, without the links to other notebooks."""
+    read = (cell for cell in nb.cells if cell.cell_type == "markdown")
     return "\n\n".join(cell.source for cell in read if not common_parts.is_common(cell))
-
-
-def slide_type(cell: NotebookNode) -> str:
-    """What a cell is in the slides; "skip" when it is not said."""
-    return cell.metadata.get("slideshow", {}).get("slide_type", "skip")
 
 
 def lines_of(cell: NotebookNode) -> int:
@@ -141,9 +136,11 @@ def executed(nb: NotebookNode, limits: Limits) -> Iterator[str]:
 
 def slides(nb: NotebookNode, limits: Limits) -> Iterator[str]:
     """Slideshow metadata, and speaker notes with minutes, in book/notes, for sections that there are."""
-    kinds = [slide_type(cell) for cell in nb.cells]
+    kinds = [decks.kind_of(cell) for cell in nb.cells]
     if kinds.count("slide") < 5:
         yield f"{kinds.count('slide')} cells start a slide; at least 5."
+    for kind in sorted(set(kinds) - {*decks.SHOWN, "skip"}):
+        yield f"Cells of type {kind!r}, which no slide shows: what is for the speaker stands in book/notes."
     notes = decks.speaker_notes(nb)
     if not any(re.search(r"\d\s*min", words) for words in notes.values()):
         yield "No speaker notes with minutes (book/notes/NN_name.md, a heading for each section)."

@@ -4,9 +4,9 @@
     python tools/slides.py 05 06    some
 
 Cells say in their slideshow metadata what they are: slide, subslide, fragment, "-" (goes on with the slide before).
-A cell that says nothing is left out: a notebook holds more words than a lecture. The code of a figure is folded, and so
-is what has the tag hide-input; answers are folded as in the notebook. `deck/deck.js` measures every slide when a deck
-is opened, and makes it fit.
+A cell that says nothing, or skip, is left out: a notebook holds more words than a lecture. The code of a figure is
+folded; answers are folded as in the notebook. `deck/deck.js` measures every slide when a deck is opened, and makes it
+fit.
 
 What the speaker should know lies in `book/notes`, section by section. Handouts are printed by Chromium, where there is
 one.
@@ -49,6 +49,7 @@ REMOTE_LOAD = re.compile(
 REMOTE_PICTURE = re.compile(r"\[?!\[[^\]]*\]\(https?://[^)]*\)(?:\]\([^)]*\))?|<img [^>]*src=[\"']https?:[^>]*>")
 BROWSERS = ("chromium", "google-chrome", "chromium-browser", "chrome", "msedge")
 MANY_LINES = 4  # code of a figure up to this length is shown
+SHOWN = ("slide", "subslide", "fragment", "-")  # what a cell can be in the slides
 
 
 def kind_of(cell: NotebookNode) -> str:
@@ -73,7 +74,7 @@ def code(cell: NotebookNode) -> str:
     shown = f'<pre class="code">{highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip()}</pre>'
     lines = len(source.splitlines())
     pictured = any(key.startswith("image/") for output in cell.outputs for key in output.get("data", {}))
-    if "hide-input" in cell.metadata.get("tags", []) or (pictured and lines > MANY_LINES):
+    if pictured and lines > MANY_LINES:
         return f'<details class="leads"><summary>Code, {lines} lines</summary>{shown}</details>'
     return shown
 
@@ -106,18 +107,12 @@ def headings(cell: NotebookNode) -> list[str]:
 
 
 def speaker_notes(nb: NotebookNode) -> dict[str, str]:
-    """What the speaker should know, {heading of a section: Markdown}: from book/notes, or from cells called notes."""
+    """What the speaker should know, {heading of a section: Markdown}, from book/notes."""
     number = re.match(r"# (\d\d)\b", nb.cells[0].source) if nb.cells else None
     told: dict[str, str] = {}
     for file in NOTES.glob(f"{number[1]}_*.md") if number else ():
         parts = re.split(r"^## (.+)$", file.read_text(encoding="utf-8"), flags=re.M)[1:]
         told |= {title.strip(): words.strip() for title, words in zip(parts[::2], parts[1::2], strict=True)}
-    section = ""
-    for cell in nb.cells:
-        if kind_of(cell) == "notes":
-            told[section] = f"{told.get(section, '')}\n\n{cell.source}".strip()
-        elif cell.cell_type == "markdown":
-            section = (headings(cell) or [section])[-1]
     return told
 
 
@@ -127,9 +122,9 @@ def stacks(nb: NotebookNode) -> list[list[tuple[list[str], str]]]:
     found: list[list[tuple[list[str], str]]] = []
     for cell in nb.cells:
         kind = kind_of(cell)
-        if cell.cell_type == "markdown" and kind != "notes":
+        if cell.cell_type == "markdown":
             told = next((notes[title] for title in headings(cell)[::-1] if title in notes), told)
-        if kind in ("skip", "notes"):
+        if kind not in SHOWN:
             continue
         if kind == "slide" or not found:
             found.append([([], told)])
