@@ -14,7 +14,7 @@ import yaml
 
 from course_utils.app import lab
 from course_utils.errors import InputError
-from tools import notebooks, setup_env
+from tools import common_parts, notebooks, setup_env
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,6 +92,13 @@ def test_readme_names_what_exists():
         assert (ROOT / link).exists(), link
     for command in ("python -m course_utils.cli lab", "python -m course_utils.cli test", "python tools/setup_env.py"):
         assert command in README
+
+
+def test_readme_has_a_row_for_every_notebook():
+    kept = {name[:2]: f"[{common_parts.title(name)[5:]}](notebooks/{name}.ipynb)" for name in notebooks.kept_names()}
+    rows = re.findall(r"^\| (\d\d) \| (.+?) \| .+ \| (here|to come) \|$", README, re.M)
+    assert {number: title for number, title, state in rows if state == "here"} == kept
+    assert [number for number, *_ in rows] == [f"{number:02}" for number in range(14)]
 
 
 def test_continuous_integration_covers_three_systems():

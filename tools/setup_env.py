@@ -6,9 +6,11 @@ torch is a CPU build unless this machine has an NVIDIA GPU. On macOS and Windows
 Linux the ordinary package is the CUDA build of several gigabytes, so there it comes from PyTorch's own CPU index,
 unless a wheel lies in a folder that pip is told to look in (PIP_FIND_LINKS).
 
-Why not `uv sync` with a uv.lock: a lock file names for each package the one index and file it came from. A CPU build of
-torch comes from PyTorch's index, so locking and syncing need that index, and a class room that reaches only a mirror of
-PyPI or a folder of wheels could not set up. Conda, pip and Colab need constraints.txt in any case. uv is the installer.
+Why not `uv sync` with a uv.lock (tried with uv 0.13): a lock names for each package the one index it came from, or the
+one folder of this machine. With a mirror of PyPI in place of PyPI it counts as out of date, wheels from a folder are
+locked to that folder's path, and a CPU build of torch cannot even be locked where PyTorch's own index is out of reach.
+So a class room that has a mirror or a folder of wheels could not set up. Conda, pip and Colab need constraints.txt in
+any case. uv is the installer.
 """
 
 from __future__ import annotations
