@@ -6,6 +6,7 @@ It has seen real pictures with their compositions, and no generator is ever trai
 """
 
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from torch import nn
 from course_utils import checkpoints
 from course_utils.data import FIRST_STYLES, load_emoji
 from course_utils.datasets.compose import BACKGROUNDS, WORDS_ZH
-from course_utils.layers import Downsample2D, ResnetBlock2D, resize
+from course_utils.image_encoder.clip_vision import ResNetVisionModel
+from course_utils.layers import resize
 
 NUM_CONCEPTS = 1015  # of all the data; `class_names` has them by name
 SIDE = 64  # pixels a side at which pictures are judged, whatever their size
@@ -48,34 +50,26 @@ class FeatureNorm(nn.Module):
         return F.batch_norm(h, self.mean, self.var, training=self.training, momentum=0.01)
 
 
-class Evaluator(nn.Module):
-    """A residual network with four linear heads. He et al. 2016, section 3.3, with GroupNorm.
+class Evaluator(ResNetVisionModel):
+    """CLIP's residual tower with four linear heads. He et al. 2016, section 3.3, with GroupNorm.
 
     forward(x (B, 3, H, W) in [-1, 1], H and W from 16 to 256) -> EvaluatorOutput.
     """
 
-    def __init__(self, widths=(32, 64, 128, 192), blocks=(0, 1, 1, 1), num_concepts=NUM_CONCEPTS, dropout=0.2):
-        super().__init__()
-        first = nn.Conv2d(12, widths[0], 3, padding=1)  # sees 2 x 2 pixels folded into channels: half the side
-        self.stem = nn.Sequential(first, nn.GroupNorm(8, widths[0]), nn.SiLU())
-        stages, before = [], widths[0]
-        for i, (width, count) in enumerate(zip(widths, blocks, strict=True)):
-            stages += [Downsample2D(before)] if i else []
-            stages += [ResnetBlock2D(width if j else before, width, groups=8) for j in range(count)]
-            before = width
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.GroupNorm(8, before)
-        self.standardized = FeatureNorm(before)  # what all pictures share would drown what tells them apart
+    def __init__(self, widths=(32, 64, 128, 192), blocks=(1, 1, 1), num_concepts=NUM_CONCEPTS, dropout=0.2):
+        super().__init__(widths, blocks)
+        self.stages = nn.Sequential(*chain.from_iterable(self.stages))  # its checkpoint numbers them in one row
+        width = widths[-1]
+        self.standardized = FeatureNorm(width)  # what all pictures share would drown what tells them apart
         self.dropout = nn.Dropout(dropout)  # for the concept alone: three pictures each are soon learnt by heart
-        self.concept = nn.Linear(before, num_concepts)
-        self.style = nn.Linear(before, len(STYLES))
-        self.color = nn.Linear(before, len(WORDS_ZH))
-        self.background = nn.Linear(before, len(BACKGROUNDS))
+        self.concept = nn.Linear(width, num_concepts)
+        self.style = nn.Linear(width, len(STYLES))
+        self.color = nn.Linear(width, len(WORDS_ZH))
+        self.background = nn.Linear(width, len(BACKGROUNDS))
 
     def features(self, x):
         """Return what the heads read, (B, F): the picture's place in the space where distances are measured."""
-        h = self.stages(self.stem(F.pixel_unshuffle(resize(x, SIDE), 2)))  # (B, 12, 32, 32) -> (B, F, 4, 4)
-        return self.standardized(F.silu(self.norm(h)).mean(dim=(2, 3)))  # (B, F)
+        return self.standardized(self.pooled(resize(x, SIDE)))
 
     def forward(self, x):
         h = self.features(x)
