@@ -1,5 +1,6 @@
 """Linux, macOS and Windows: what the README tells to type there exists, and needs neither make nor a POSIX system."""
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import yaml
 
 from course_utils.app import lab
 from course_utils.errors import InputError
+from tests.test_lab import git
 from tools import common_parts, notebooks, setup_env
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +80,14 @@ def test_the_library_needs_no_posix():
     )
     for path in [*(ROOT / "course_utils").rglob("*.py"), ROOT / "tools" / "setup_env.py", ROOT / "tools" / "book.py"]:
         assert not posix.search(path.read_text(encoding="utf-8")), path
+
+
+def test_git_on_windows_leaves_the_bytes_as_they_are(tmp_path):
+    sums = dict(line.split()[::-1] for line in (ROOT / "data" / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
+    text = [f"data/{name}" for name in sums if name.endswith(".json")]
+    git(ROOT, "-c", "core.autocrlf=true", "checkout-index", f"--prefix={tmp_path}/", *text)  # as it is set there
+    for name in text:
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == sums[Path(name).name], name
 
 
 def test_setup_and_command_agree_on_the_environment():
