@@ -31,7 +31,7 @@ class NoisyVAE(VAE):
         z = gaussian.sample(generator)
         if self.training:
             level = self.noise * torch.rand(len(z), 1, 1, 1, generator=generator).to(z)
-            scale = gaussian.mean.detach().std()  # of no use to make all latents larger: the noise grows with them
+            scale = gaussian.mean.std()  # with its gradient: larger latents meet larger noise, so that none race away
             z = z + level * scale * torch.randn(z.shape, generator=generator).to(z)
         return self.decode(z), gaussian
 
