@@ -1,7 +1,8 @@
 """The command `course`: doctor, list, train, draw, app, vary, search, evaluate, export, lab, test.
 
-Everything heavy is imported inside the commands (`commands.py`), so that `course --help` answers at once. What a user
-can get wrong ends in one sentence on stderr and exit status 2, never in a traceback.
+All that can be typed stands here; what a command does, in the module of `app/` that has its name, or in `commands.py`.
+Everything heavy is imported inside the commands, so that `course --help` answers at once. What a user can get wrong
+ends in one sentence on stderr and exit status 2, never in a traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from course_utils.app import commands, export, inputs, lab, search, train, vary
+from course_utils.app import commands, export, generate, inputs, lab, search, train, vary
 from course_utils.app.generate import PROMPTED, SYSTEMS
 from course_utils.errors import InputError, printable
 
@@ -53,10 +54,10 @@ def parser() -> Parser:
     )
     evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100, or 200)")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
-    export.export_options(add("export", help="write a system as a folder that diffusers opens"))
-    search.search_options(add("search", help="find the pictures that fit a prompt, by CLIP"))
+    export_options(add("export", help="write a system as a folder that diffusers opens"))
+    search_options(add("search", help="find the pictures that fit a prompt, by CLIP"))
     variations = add("vary", help="draw a picture of yours anew, by way of its CLIP vector")
-    vary.vary_options(variations)
+    vary_options(variations)
     for command in (draw, evaluate, variations):
         sampling_options(command)
     for command in (training, draw, evaluate, variations):
@@ -112,6 +113,35 @@ def app_options(app: Parser) -> None:
     app.add_argument("--space", metavar="FOLDER", help="open nothing: write the page as a folder to upload as a Space")
 
 
+def export_options(command: Parser) -> None:
+    """Add what an export can be told."""
+    add = command.add_argument
+    add("system", metavar="SYSTEM", help=f"one of {', '.join(export.EXPORTED)}")
+    add("folder", metavar="FOLDER", help="a new folder, an empty one, or an earlier export")
+    add("--from", dest="checkpoints", help="folder of the checkpoints (default: the shipped ones)")
+    add("--push", metavar="ME/NAME", help="upload it to this repository of the Hugging Face hub, made if need be")
+    add("--private", action="store_true", help="with --push: a new repository is for your own eyes")
+
+
+def search_options(command: Parser) -> None:
+    """Add what a search can be told."""
+    add = command.add_argument
+    add("prompt", metavar="PROMPT", help="what to look for, in quotes, in English or Chinese")
+    add("--count", type=int, default=search.COUNT, help=f"1 to 64 pictures (default: {search.COUNT})")
+    add("--out", default="found.png", help="the file to write (default: found.png)")
+    add("--from", dest="folder", help="folder of the checkpoint (default: the shipped one)")
+    add("--device", help="cuda, mps or cpu (default: the best there is)")
+
+
+def vary_options(command: Parser) -> None:
+    """Add what a variation can be told."""
+    add = command.add_argument
+    add("picture", metavar="PICTURE", help="a JPEG, PNG or WebP file")
+    add("--eta", type=float, default=1.0, help="0 to 1: how much fresh noise, 0 returns the picture (default: 1)")
+    add("--count", type=int, default=vary.COUNT, help=f"1 to 64 variations (default: {vary.COUNT})")
+    add("--out", default="variations.png", help="the file to write (default: variations.png)")
+
+
 def sampling_options(command: Parser) -> None:
     """Add what every command that draws can be told."""
     command.add_argument("--steps", type=int, help="1 to 1000 (default: the system's own)")
@@ -153,7 +183,7 @@ def run(argv: list[str] | None) -> int:
         "doctor": commands.doctor,
         "list": commands.list_all,
         "train": train.train,
-        "draw": commands.draw,
+        "draw": generate.draw,
         "app": commands.app,
         "evaluate": commands.evaluate,
         "export": export.export,

@@ -6,7 +6,8 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 STEPS = (1, 1000)  # the networks are trained on 1000 steps
 GUIDANCE = (0.0, 20.0)  # beyond, pictures only burn out
@@ -27,6 +28,20 @@ class PromptWarning(UserWarning):
 
 
 warnings.filterwarnings("always", category=PromptWarning, append=True)  # at every call, unless the user filters it
+
+
+@contextmanager
+def prompt_notes(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within: what a PromptWarning says goes to tell(sentence) as soon as it is known; other warnings as ever."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PromptWarning)
+        show = warnings.showwarning
+
+        def told(message, category, *place, **more):
+            tell(str(message)) if issubclass(category, PromptWarning) else show(message, category, *place, **more)
+
+        warnings.showwarning = told
+        yield
 
 
 class DataError(CourseError, RuntimeError):

@@ -11,8 +11,8 @@ from course_utils.datasets.captions import BACKGROUNDS, LANGUAGES, WORDS_ZH, cap
 from course_utils.datasets.concepts import SHOWN
 from course_utils.datasets.plain import plain_prompt, read, simplified
 from course_utils.datasets.vocabulary import CALLS, LORA_WORDS, TRIGGERS, vocabulary, word_note
-from course_utils.errors import InputError, PromptWarning, prompt_text
-from course_utils.systems.reading import Reader, prompt_notes, read_prompt
+from course_utils.errors import InputError, PromptWarning, prompt_notes, prompt_text
+from course_utils.systems.reading import Reader, read_prompt
 from course_utils.systems.registry import SYSTEMS
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, cut_off, encode, open_tokenizer
 

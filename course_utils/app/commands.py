@@ -1,11 +1,10 @@
-"""What the commands of `course` do: each takes the parsed arguments and returns an exit status."""
+"""What the smaller commands of `course` do: each takes the parsed arguments and returns an exit status."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -54,50 +53,6 @@ def card_lines(card: dict, size: float) -> Iterator[str]:
         yield f"    {metric}: {value if isinstance(value, str) else f'{value:.4g}'}"
 
 
-def draw(args: argparse.Namespace) -> int:
-    """Draw pictures and write them to one file, as a grid when there are several."""
-    path = inputs.picture_file(args.out)
-    from course_utils.app import generate
-
-    start = time.perf_counter()
-    system = generate.default_system(args.system, args.prompt)
-    if args.prompt is not None and "prompt" not in generate.SYSTEMS[system].inputs:
-        say(generate.prompt_note(system, args.prompt))
-    from course_utils.systems.reading import prompt_notes
-
-    with prompt_notes(say):  # before the drawing, which takes its time
-        pictures = generate.draw_pictures(
-            system,
-            args.prompt,
-            args.steps,
-            args.seed,
-            args.count,
-            args.guidance,
-            args.negative,
-            args.device,
-            args.folder,
-            args.lora,
-            show_progress(),
-            args.prior,
-            args.size,
-            args.lora_strength,
-        )
-    from PIL import Image
-
-    from course_utils.checkpoints import write_atomically
-
-    sheet = Image.fromarray(generate.grid(pictures))
-    write_atomically(path, lambda temporary: sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()]))
-    if sentence := idle_options(args, generate.SYSTEMS[system]):
-        say(sentence)
-    steps, seconds = args.steps or generate.SYSTEMS[system].steps, time.perf_counter() - start
-    print(
-        f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]} by {system}, "
-        f"{steps} steps, seed {args.seed}, in {seconds:.1f} s: {path}"
-    )
-    return 0
-
-
 def app(args: argparse.Namespace) -> int:
     """Serve the page to draw on until Ctrl-C, or write it as a folder to upload."""
     if args.space is not None:
@@ -112,26 +67,6 @@ def app(args: argparse.Namespace) -> int:
 
     web.launch(args.folder, args.device, server_port=port, inbrowser=not args.no_browser)
     return 0
-
-
-def say(sentence: str) -> None:
-    """Tell something beside the result."""
-    print(f"course: note: {errors.printable(sentence)}", file=sys.stderr, flush=True)
-
-
-def idle_options(args: argparse.Namespace, system) -> str | None:
-    """One sentence when something was asked for that changes nothing in what this system draws, else None."""
-    said = [f"--{name}" for name in ("guidance", "negative") if getattr(args, name) is not None]
-    if said and "guidance" not in system.inputs:
-        return f"{' and '.join(said)} changed nothing: without a prompt there is nothing to follow or to stay away from"
-    if args.lora is None and args.lora_strength != 1:
-        return "--lora-strength changed nothing: there is no --lora"
-    guidance = system.guidance if args.guidance is None else args.guidance
-    if args.negative is not None and guidance == 1:
-        return "--negative changed nothing, since guidance is off: give a --guidance above 1"
-    if args.guidance == 0:
-        return "the prompt changed nothing: --guidance 0 follows what to stay away from, or nothing at all"
-    return None
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -153,12 +88,12 @@ def evaluate(args: argparse.Namespace) -> int:
     alike = {
         "clip": lambda: evaluate_clip(folder=args.folder),
         "evaluator": lambda: report.evaluate_evaluator(folder=args.folder),
-        "imagen-sr2": lambda: evaluate_sr2(folder=args.folder, progress=show_progress()),
+        "imagen-sr2": lambda: evaluate_sr2(folder=args.folder, progress=inputs.show_progress()),
         "prior-diffusion": lambda: evaluate_priors(folder=args.folder),
-        "unclip-decoder": lambda: evaluate_feeds(folder=args.folder, progress=show_progress()),
+        "unclip-decoder": lambda: evaluate_feeds(folder=args.folder, progress=inputs.show_progress()),
         "vae": lambda: report.evaluate_vae(folder=args.folder),
         "vae-eight": lambda: evaluate_vae_eight(folder=args.folder),
-        "xp7": lambda: evaluate_subject(args.folder, show_progress()),
+        "xp7": lambda: evaluate_subject(args.folder, inputs.show_progress()),
     }
     all_asked = {"stable-diffusion-clip": evaluate_prompts}  # in every form, and what training never showed
     if errors.one_of("system to evaluate", args.system, [*reading, "style-3d", *alike]) in alike:
@@ -174,7 +109,7 @@ def evaluate(args: argparse.Namespace) -> int:
             args.seed or 0,
             args.device,
             args.folder,
-            show_progress(),
+            inputs.show_progress(),
         )
         if args.system == "style-3d":
             rows = report.evaluate_style(*options)
@@ -186,18 +121,3 @@ def evaluate(args: argparse.Namespace) -> int:
         drawn_by = SYSTEMS.get(args.system)
         checkpoints.add_metrics((drawn_by.card if drawn_by else None) or args.system, kept, args.folder)
     return 0
-
-
-def show_progress():
-    """A progress(done, total) that draws a bar on a terminal, and nothing elsewhere."""
-    from tqdm import tqdm
-
-    bar = tqdm(disable=not sys.stderr.isatty(), unit="step", leave=False)
-
-    def progress(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done >= total:
-            bar.close()
-
-    return progress

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils import errors
-from course_utils.app.generate import EXAMPLES, grid
+from course_utils.app.generate import EXAMPLES, save_grid
 from course_utils.systems.registry import SYSTEMS
 
 if TYPE_CHECKING:  # it takes its time, and `course --help` needs none
@@ -24,16 +24,6 @@ EXPORTED = {  # what can be exported -> the system whose classes draw with it, a
     "stable-diffusion-clip": ("stable-diffusion-clip", None),
 }
 FILES = ("README.md", "example.png", "*.json", "*/*.json", "*/*.txt", "*/*.safetensors")  # no notes of somebody's own
-
-
-def export_options(command: argparse.ArgumentParser) -> None:
-    """Add what an export can be told."""
-    add = command.add_argument
-    add("system", metavar="SYSTEM", help=f"one of {', '.join(EXPORTED)}")
-    add("folder", metavar="FOLDER", help="a new folder, an empty one, or an earlier export")
-    add("--from", dest="checkpoints", help="folder of the checkpoints (default: the shipped ones)")
-    add("--push", metavar="ME/NAME", help="upload it to this repository of the Hugging Face hub, made if need be")
-    add("--private", action="store_true", help="with --push: a new repository is for your own eyes")
 
 
 def export(args: argparse.Namespace) -> int:
@@ -65,14 +55,10 @@ def export(args: argparse.Namespace) -> int:
 
 def draw_example(opened: StableDiffusion, name: str, path: Path) -> None:
     """Draw EXAMPLES with a system, side by side in one file."""
-    from PIL import Image
-
-    from course_utils.checkpoints import write_atomically
     from course_utils.systems.stage import System
 
     system = System(opened.stages(), opened.device, SYSTEMS[name].steps, SYSTEMS[name].guidance)
-    sheet = Image.fromarray(grid(system.draw(EXAMPLES), columns=len(EXAMPLES)))
-    write_atomically(path, lambda temporary: sheet.save(temporary, "PNG"))
+    save_grid(system.draw(EXAMPLES), path, columns=len(EXAMPLES))
 
 
 def check_push(repository: str) -> None:

@@ -1,7 +1,9 @@
-"""Draw pictures with a shipped checkpoint: what `course draw` and the prompt box of notebook 00 call."""
+"""Draw pictures with a shipped checkpoint: `course draw`, and what the prompt box of notebook 00 calls."""
 
 from __future__ import annotations
 
+import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,8 @@ from course_utils.systems.registry import PROMPTED, SYSTEMS, UNPROMPTED, open_sy
 if TYPE_CHECKING:  # it takes its time, and `course --help` needs none
     import numpy as np
 
+    from course_utils.systems.registry import Entry
+
 SIDE = 1024  # pixels, about the side of a grid
 EXAMPLES = (
     "pink butterfly, noto style, blue sky and grass",
@@ -22,6 +26,47 @@ EXAMPLES = (
 )
 
 
+# ------------------------------------------------------------------ the command
+# options that `draw_pictures` takes under the same names
+ASKED = ("steps", "seed", "count", "guidance", "negative", "device", "folder", "lora", "lora_strength", "prior", "size")
+
+
+def draw(args: argparse.Namespace) -> int:
+    """Draw pictures and write them to one file, as a grid when there are several."""
+    path, start = inputs.picture_file(args.out), time.perf_counter()
+    system = default_system(args.system, args.prompt)
+    entry, options = SYSTEMS[system], {name: getattr(args, name) for name in ASKED}
+    if args.prompt is not None and "prompt" not in entry.inputs:
+        inputs.say(prompt_note(system, args.prompt))
+    with errors.prompt_notes(inputs.say):  # before the drawing, which takes its time
+        pictures = draw_pictures(system, args.prompt, progress=inputs.show_progress(), **options)
+    save_grid(pictures, path)
+    if sentence := idle_options(args, entry):
+        inputs.say(sentence)
+    steps, seconds = args.steps or entry.steps, time.perf_counter() - start
+    print(
+        f"{args.count} picture{'s' * (args.count > 1)} of {pictures.shape[2]} × {pictures.shape[1]} by {system}, "
+        f"{steps} steps, seed {args.seed}, in {seconds:.1f} s: {path}"
+    )
+    return 0
+
+
+def idle_options(args: argparse.Namespace, system: Entry) -> str | None:
+    """One sentence when something was asked for that changes nothing in what this system draws, else None."""
+    said = [f"--{name}" for name in ("guidance", "negative") if getattr(args, name) is not None]
+    if said and "guidance" not in system.inputs:
+        return f"{' and '.join(said)} changed nothing: without a prompt there is nothing to follow or to stay away from"
+    if args.lora is None and args.lora_strength != 1:
+        return "--lora-strength changed nothing: there is no --lora"
+    guidance = system.guidance if args.guidance is None else args.guidance
+    if args.negative is not None and guidance == 1:
+        return "--negative changed nothing, since guidance is off: give a --guidance above 1"
+    if args.guidance == 0:
+        return "the prompt changed nothing: --guidance 0 follows what to stay away from, or nothing at all"
+    return None
+
+
+# ------------------------------------------------------------------ what it calls, and notebooks too
 def default_system(system: str | None, prompt: object) -> str:
     """The name of the system to draw with; None means one that reads when there is a prompt, else one that need not."""
     if system is None:
@@ -146,3 +191,13 @@ def grid(pictures: np.ndarray, columns: int | None = None, gap: int = 2) -> np.n
         sheet[top : top + height, left : left + width] = picture
     scale = max(1, SIDE // max(sheet.shape[:2]))
     return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def save_grid(pictures: np.ndarray, path: Path, columns: int | None = None) -> None:
+    """Write pictures (N, H, W, 3) uint8 as a `grid` to a file, at once or not at all; its ending says the format."""
+    from PIL import Image
+
+    from course_utils.checkpoints import write_atomically
+
+    sheet, kind = Image.fromarray(grid(pictures, columns)), Image.registered_extensions()[path.suffix.lower()]
+    write_atomically(path, lambda temporary: sheet.save(temporary, kind))

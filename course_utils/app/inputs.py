@@ -1,12 +1,13 @@
-"""What only the commands ask for: their limits, the file to write to; and what they say when something fails."""
+"""What only the commands ask for, limits and a file to write to, and what they tell: notes, progress, why it failed."""
 
 from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from course_utils.errors import CourseError, InputError
+from course_utils.errors import CourseError, InputError, printable
 
 COUNT = (1, 64)  # pictures at a time: more do not fit a screen
 MINUTES = (0.0, 10_080.0)  # a week
@@ -24,6 +25,26 @@ def picture_file(value: str | Path) -> Path:
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}: make it first, or name another")
     return path
+
+
+def say(sentence: str) -> None:
+    """Tell something beside the result."""
+    print(f"course: note: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+def show_progress() -> Callable[[int, int], None]:
+    """A progress(done, total) that draws a bar on a terminal, and nothing elsewhere."""
+    from tqdm import tqdm
+
+    bar = tqdm(disable=not sys.stderr.isatty(), unit="step", leave=False)
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return progress
 
 
 def explain(error: Exception) -> str | None:

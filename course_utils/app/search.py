@@ -25,20 +25,9 @@ if TYPE_CHECKING:  # they take their time, and `course --help` needs none
 COUNT = 12  # two rows of six
 
 
-def search_options(command: argparse.ArgumentParser) -> None:
-    """Add what a search can be told."""
-    add = command.add_argument
-    add("prompt", metavar="PROMPT", help="what to look for, in quotes, in English or Chinese")
-    add("--count", type=int, default=COUNT, help=f"1 to 64 pictures (default: {COUNT})")
-    add("--out", default="found.png", help="the file to write (default: found.png)")
-    add("--from", dest="folder", help="folder of the checkpoint (default: the shipped one)")
-    add("--device", help="cuda, mps or cpu (default: the best there is)")
-
-
 def search(args: argparse.Namespace) -> int:
     """Write the pictures nearest to a prompt to one file, each with its name, style and cosine."""
-    path = inputs.picture_file(args.out)
-    start = time.perf_counter()
+    path, start = inputs.picture_file(args.out), time.perf_counter()
     emoji, index, cosines = find_pictures(args.prompt, args.count, args.folder, args.device)
     from course_utils.checkpoints import write_atomically
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from course_utils import errors
 from course_utils.app import inputs
+from course_utils.app.generate import save_grid
 
 if TYPE_CHECKING:  # it takes its time, and `course --help` needs none
     import numpy as np
@@ -19,29 +20,13 @@ if TYPE_CHECKING:  # it takes its time, and `course --help` needs none
 COUNT, STEPS, GUIDANCE = 8, 50, 1.0  # inversion takes more steps than drawing, and is exact without guidance only
 
 
-def vary_options(command: argparse.ArgumentParser) -> None:
-    """Add what a variation can be told."""
-    add = command.add_argument
-    add("picture", metavar="PICTURE", help="a JPEG, PNG or WebP file")
-    add("--eta", type=float, default=1.0, help="0 to 1: how much fresh noise, 0 returns the picture (default: 1)")
-    add("--count", type=int, default=COUNT, help=f"1 to 64 variations (default: {COUNT})")
-    add("--out", default="variations.png", help="the file to write (default: variations.png)")
-
-
 def vary(args: argparse.Namespace) -> int:
     """Write a picture and its variations to one file, the picture first."""
-    path = inputs.picture_file(args.out)
-    start = time.perf_counter()
+    path, start = inputs.picture_file(args.out), time.perf_counter()
     pictures = vary_picture(
         args.picture, args.count, args.eta, args.steps, args.guidance, args.seed, args.device, args.folder
     )
-    from PIL import Image
-
-    from course_utils.app.generate import grid
-    from course_utils.checkpoints import write_atomically
-
-    sheet = Image.fromarray(grid(pictures))
-    write_atomically(path, lambda temporary: sheet.save(temporary, Image.registered_extensions()[path.suffix.lower()]))
+    save_grid(pictures, path)
     several = f"{args.count} variation{'s' * (args.count > 1)}"
     print(f"the picture and {several}, seed {args.seed}, in {time.perf_counter() - start:.1f} s: {path}")
     return 0

@@ -95,7 +95,7 @@ def _redraw(draw: Callable, fields: dict, message, handle):
     What a PromptWarning says stands there before the drawing is done, and stays. Returns the figure, None after an
     error.
     """
-    from course_utils.systems.reading import prompt_notes
+    from course_utils.errors import prompt_notes
 
     notes: list[str] = []
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from course_utils.data import tokenizer_file
@@ -59,17 +58,3 @@ def read_prompt(system: str, prompt: str, loras: tuple[str, ...] = ()) -> str:
     if note := reader.note([text]):
         warnings.warn(note, PromptWarning, stacklevel=2)
     return reader.plain(text)
-
-
-@contextmanager
-def prompt_notes(tell: Callable[[str], None]) -> Iterator[None]:
-    """Within: what a PromptWarning says goes to tell(sentence) as soon as it is known; other warnings as ever."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", PromptWarning)
-        show = warnings.showwarning
-
-        def told(message, category, *place, **more):
-            tell(str(message)) if issubclass(category, PromptWarning) else show(message, category, *place, **more)
-
-        warnings.showwarning = told
-        yield

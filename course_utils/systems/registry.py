@@ -106,7 +106,6 @@ def open_system(
         own, enlarged = entry.sizes
         raise InputError(f"{name} draws pictures of {own} pixels a side, or of {enlarged}: size cannot be {size!r}")
     from course_utils.devices import best_device
-    from course_utils.systems.reading import Reader
     from course_utils.systems.stage import System
 
     device = best_device(None if device is None else str(device))
@@ -116,6 +115,9 @@ def open_system(
         from course_utils.systems.super_resolution import open_sr2
 
         stages = (*stages, open_sr2(device, folder).stage())
-    prompted = "prompt" in entry.inputs
-    reader = Reader(name, loras or ("a LoRA",) * (adapt is not None)) if prompted else None
-    return System(stages, device, entry.steps, entry.guidance, prompted, reader)
+    if "prompt" not in entry.inputs:
+        return System(stages, device, entry.steps, entry.guidance, prompted=False)
+    from course_utils.systems.reading import Reader
+
+    reader = Reader(name, loras or ("a LoRA",) * (adapt is not None))
+    return System(stages, device, entry.steps, entry.guidance, reader=reader)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from course_utils.devices import halve_on_oom
 from course_utils.errors import GUIDANCE, SEED, STEPS, InputError, PromptWarning, integer, number, prompt_list
 from course_utils.generator.objectives import Model
 from course_utils.generator.samplers import State
-from course_utils.systems.reading import Reader
+
+if TYPE_CHECKING:  # a system without prompts needs no words
+    from course_utils.systems.reading import Reader
 
 BATCH = 16  # pictures at a time: keeps memory small, and costs no speed on a CPU
 
