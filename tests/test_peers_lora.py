@@ -66,6 +66,20 @@ def load_as_pipeline(unet, path, name=None):
     Pipeline.load_lora_into_unet(state, alphas, unet, adapter_name=name, metadata=metadata)
 
 
+def their_unet_with(path, form):
+    """Their U-Net with a file of that form in it, opened as its users open it."""
+    unet = their_unet()
+    if form == "peft":
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(unet, path)
+    if form == "attn_procs":
+        unet.load_lora_adapter(path, prefix=None)
+    else:
+        load_as_pipeline(unet, path)
+    return unet
+
+
 def assert_heard(theirs, ours):
     """The file changed the answer, and as it changed ours: a file that is passed over makes no noise."""
     assert not close(theirs, their_answer(their_unet()), 1e-2) and close(theirs, ours)
@@ -98,17 +112,9 @@ def test_layers_equal_pefts(base, rank, alpha):
 @pytest.mark.parametrize("form", FORMS)
 def test_what_we_write_opens_there(tmp_path, form, alpha, targets):
     state = made_up(tiny(), 3, targets=targets)
-    path, unet = tmp_path / "made.safetensors", their_unet()
+    path = tmp_path / "made.safetensors"
     save_lora(path, state, alpha, form, EXACT)
-    if form == "peft":
-        from peft import PeftModel
-
-        unet = PeftModel.from_pretrained(unet, path)
-    elif form == "attn_procs":
-        unet.load_lora_adapter(path, prefix=None)
-    else:
-        load_as_pipeline(unet, path)
-    assert_heard(their_answer(unet), ours_with(state, alpha))
+    assert_heard(their_answer(their_unet_with(path, form)), ours_with(state, alpha))
     back, read = read_lora(path)  # alpha is folded into B
     assert read == 3 and close(ours_with(back, read), ours_with(state, alpha))
 
@@ -116,16 +122,8 @@ def test_what_we_write_opens_there(tmp_path, form, alpha, targets):
 @pytest.mark.parametrize("form", FORMS)
 def test_ranks_may_differ_from_layer_to_layer(tmp_path, form):
     state = weighted_sum([(made_up(tiny(), 3), 1.0), (made_up(tiny(), 2, 50, ATTENTION), 0.5)])
-    unet, path = their_unet(), save_lora(tmp_path / "x.safetensors", state, form=form, dtype=EXACT)
-    if form == "peft":
-        from peft import PeftModel
-
-        unet = PeftModel.from_pretrained(unet, path)
-    elif form == "attn_procs":
-        unet.load_lora_adapter(path, prefix=None)
-    else:
-        load_as_pipeline(unet, path)
-    assert_heard(their_answer(unet), ours_with(state))
+    path = save_lora(tmp_path / "x.safetensors", state, form=form, dtype=EXACT)
+    assert_heard(their_answer(their_unet_with(path, form)), ours_with(state))
     back, alpha = read_lora(path)
     assert alpha is None and close(ours_with(back), ours_with(state))
 
