@@ -22,6 +22,8 @@ from course_utils.text_encoder.frozen import FrozenText
 from tests.test_peers_unet import randomise
 
 CPU = torch.device("cpu")
+TINY = {"channels": (8, 16), "num_res_blocks": 1, "attention": (False, True), "num_heads": 2, "groups": 4}
+TINY |= {"context_dim": 12, "pool_heads": 2}
 
 
 def letters(max_tokens=5, dim=12):
@@ -38,15 +40,7 @@ def letters(max_tokens=5, dim=12):
 
 
 def tiny_imagen(**options):
-    base = PixelUNet(
-        channels=(8, 16),
-        num_res_blocks=1,
-        attention=(False, True),
-        num_heads=2,
-        groups=4,
-        context_dim=12,
-        pool_heads=2,
-    )
+    base = PixelUNet(**TINY)
     sr1 = EfficientUNet((8, 16), (1, 1), (False, True), context_dim=12, num_heads=2, groups=4)
     return Imagen(
         letters(), randomise(base, 1), SuperResolution(randomise(sr1, 2), 64, 0.2, steps=3, level=0.1), **options
@@ -112,17 +106,7 @@ def test_the_base_is_a_latent_unet_with_a_norm_before_the_text():
     from course_utils.generator.latent_unet import LatentUNet
 
     base = tiny_imagen().base
-    plain = LatentUNet(
-        3,
-        3,
-        channels=(8, 16),
-        num_res_blocks=1,
-        attention=(False, True),
-        num_heads=2,
-        groups=4,
-        context_dim=12,
-        pool_heads=2,
-    )
+    plain = LatentUNet(3, 3, **TINY)
     state = {name: value for name, value in base.state_dict().items() if not name.startswith("context_norm")}
     plain.load_state_dict(state, strict=True)
     x, t, context = torch.randn(1, 3, 16, 16), torch.tensor([9]), torch.randn(1, 5, 12)
