@@ -688,6 +688,60 @@ WRONG += [
 ]
 
 
+# ------------------------------------------------------------------ notebook 08
+def how_near(v, best=None):
+    eye = torch.eye(len(v), dtype=torch.bool)
+    return torch.stack([(v @ v.T)[~eye].mean(), v.mean(dim=0).norm() if best is None else best(v)])
+
+
+def noise_wins(x0, alpha_bar, strength=lambda x: x.square().mean()):
+    return (alpha_bar * strength(x0) <= 1 - alpha_bar).long().argmax()
+
+
+def even_buckets(x, buckets, low=lambda x: x.amin(0), center=lambda a, b: (a + b) / 2):
+    start, end = low(x)[:, None], x.amax(0)[:, None]
+    ends = start + (end - start) * torch.arange(buckets + 1) / buckets
+    return ends[:, 1:-1], center(ends[:, :-1], ends[:, 1:])
+
+
+def tokens_run(length, num_dims, steps, draws):
+    return length + 1 + num_dims, draws * steps * (length + 4), length + 1 + draws * steps * 3
+
+
+def draw_symptoms(made, real, wide=lambda v: torch.cdist(v, v).sum((1, 2)).mean() / v.shape[1] / (v.shape[1] - 1)):
+    nearest = (made.flatten(0, 1) @ real.flatten(0, 1).T).argmax(1) // real.shape[1]
+    own = torch.arange(len(made)).repeat_interleave(made.shape[1])
+    return torch.stack([wide(made) / wide(real), (nearest == own).float().mean()])
+
+
+SOLUTIONS |= {
+    "08-ceiling": how_near,
+    "08-step": noise_wins,
+    "08-buckets": even_buckets,
+    "08-cost": tokens_run,
+    "08-symptoms": draw_symptoms,
+}
+WRONG += [
+    ("08-ceiling", lambda v: torch.stack([(v @ v.T).mean(), v.mean(0).norm()]), "leave the diagonal out"),
+    ("08-ceiling", lambda v: how_near(v, lambda v: (v @ v.mean(0)).mean()), "shorter than 1"),
+    ("08-ceiling", lambda v: how_near(v, lambda v: (v @ v.T).mean(1).max()), "best of the pictures"),
+    ("08-ceiling", lambda v: how_near(v, lambda v: how_near(v)[0].sqrt()), "root of the first"),
+    ("08-step", lambda x0, a: (a <= 0.5).long().argmax(), "scale of the vectors"),
+    ("08-step", lambda x0, a: noise_wins(x0, a, lambda x: x.norm(dim=1).square().mean()), "squared length"),
+    ("08-step", lambda x0, a: noise_wins(x0, a, lambda x: x.square().mean().sqrt()), "not its root"),
+    ("08-step", lambda x0, a: noise_wins(x0, a).item(), "returns a int"),
+    ("08-buckets", lambda x, n: even_buckets(x, n, lambda x: 0 * x.amin(0)), "begin at the smallest"),
+    ("08-buckets", lambda x, n: even_buckets(x, n, center=lambda a, b: a), "left end"),
+    ("08-buckets", lambda x, n: (even_buckets(x, n - 1)[0], even_buckets(x, n)[1]), "shape"),
+    ("08-cost", lambda n, k, s, d: (n + k, *tokens_run(n, k, s, d)[1:]), "forgets the text vector"),
+    ("08-cost", lambda n, k, s, d: (tokens_run(n, k, s, d)[0], s * (n + 4), tokens_run(n, k, s, d)[2]), "one draw"),
+    ("08-cost", lambda n, k, s, d: (*tokens_run(n, k, s, d)[:2], n + 1 + d * s * 4), "so it never changes"),
+    ("08-symptoms", lambda a, b: draw_symptoms(a, b, lambda v: torch.cdist(v, v).mean()), "leave the diagonal out"),
+    ("08-symptoms", lambda a, b: draw_symptoms(a, b) ** torch.tensor([-1, 1]), "real over made"),
+    ("08-symptoms", lambda a, b: torch.stack([draw_symptoms(a, b)[0], draw_symptoms(b, a)[1]]), "asks real pictures"),
+]
+
+
 # ------------------------------------------------------------------ notebook 10
 def two_halves(pred, target, weight, first=1.0):
     n = len(pred) // 2

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from course_utils.decoder.unclip import TOKENS, TextProjection, UnCLIPDecoder
 from course_utils.errors import InputError
 from course_utils.generator.guidance import apply_guidance
-from course_utils.generator.prior_ar import ARPrior, ar_loss, make_buckets, pca, pick
+from course_utils.generator.prior_ar import ARPrior, ar_loss, make_buckets, pca, pick, sample_codes
 from course_utils.generator.prior_diffusion import EXTRA, PriorTransformer, guided_prior, keep_better
 from course_utils.generator.samplers import ddpm, sample
 from course_utils.generator.schedules import make_schedule
@@ -247,7 +247,7 @@ def test_cached_sampling_is_full_sampling(ar, scale):
     prior, _ = ar
     (context, _, text_embed), (no_text, _, no_embed) = captions(3), captions(3, seed=9)
     noise = random(3, prior.num_codes, seed=6)
-    *states, last = prior.sample(noise, context, text_embed, scale, (no_text, no_embed))
+    *states, last = sample_codes(prior, noise, context, text_embed, scale, (no_text, no_embed))
     assert [state.step for state in [*states, last]] == list(range(1, prior.num_codes + 1))
     codes = torch.empty(3, 0, dtype=torch.long)
     with torch.no_grad():
@@ -257,7 +257,7 @@ def test_cached_sampling_is_full_sampling(ar, scale):
                 logits = apply_guidance(prior(codes, no_text, no_embed)[:, -1], logits, scale)
             codes = torch.cat([codes, pick(logits, noise[:, number], number == 0)[:, None]], dim=1)
     assert torch.equal(last.xt, prior.decode(codes))
-    *_, alone = prior.sample(noise[1:2], context[1:2], text_embed[1:2], scale, (no_text[1:2], no_embed[1:2]))
+    *_, alone = sample_codes(prior, noise[1:2], context[1:2], text_embed[1:2], scale, (no_text[1:2], no_embed[1:2]))
     assert torch.allclose(alone.xt, last.xt[1:2], atol=1e-6), "each caption is drawn alone"
 
 

@@ -81,39 +81,22 @@ def constant(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(shape), requires_grad=False)
 
 
-class ARPrior(nn.Module):
-    """Predict the codes of an image vector one after the other, the first of them that of its cosine to the text.
+class VectorCodes(nn.Module):
+    """Write image vectors as codes, and read codes as image vectors: PCA, and buckets along each direction.
 
-    num_dims: directions K of the PCA; buckets: values of a code; embed_dim: numbers D of a CLIP vector and of a text
-    token's; max_tokens: tokens of every caption, its padding included; dim: width, a multiple of num_heads. `fit` must
-    measure directions and buckets before it learns. Ramesh et al. 2022, section 2.2. Built in notebook 08.
+    num_dims: directions K of the PCA; buckets: values of a code; embed_dim: numbers D of a vector. The first of 1 + K
+    codes stands for z_i·z_t. `fit` must measure directions and buckets before anything is written. Ramesh et al. 2022,
+    section 2.2. Built in notebook 08.
     """
 
-    def __init__(
-        self,
-        num_dims: int,
-        buckets: int,
-        embed_dim: int,
-        max_tokens: int,
-        dim: int,
-        num_layers: int,
-        num_heads: int,
-    ):
+    def __init__(self, num_dims: int, buckets: int, embed_dim: int):
         super().__init__()
         self.num_codes, self.buckets = 1 + num_dims, buckets
         self.mean, self.components = constant(embed_dim), constant(num_dims, embed_dim)
         self.edges, self.centers = constant(self.num_codes, buckets - 1), constant(self.num_codes, buckets)
-        self.context_proj, self.text_proj = nn.Linear(embed_dim, dim), nn.Linear(embed_dim, dim)
-        self.code_embedding = nn.Embedding(self.num_codes * buckets, dim)  # every code has values of its own
-        self.position_embedding = nn.Embedding(max_tokens + self.num_codes, dim)
-        self.encoder = Encoder(dim, num_layers, num_heads, causal=True)
-        self.final_layer_norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, self.num_codes * buckets)
-        nn.init.normal_(self.code_embedding.weight, std=0.02)
-        nn.init.normal_(self.position_embedding.weight, std=0.02)
 
     @torch.no_grad()
-    def fit(self, image_embed: torch.Tensor, text_embed: torch.Tensor) -> ARPrior:
+    def fit(self, image_embed: torch.Tensor, text_embed: torch.Tensor) -> VectorCodes:
         """Measure directions and buckets on vectors of pictures and of captions they belong to, (N, D) each."""
         mean, components = pca(image_embed)
         if components.shape != self.components.shape:
@@ -140,6 +123,35 @@ class ARPrior(nn.Module):
         each = torch.arange(codes.shape[1], device=codes.device)
         numbers = self.centers[each, codes][:, 1:]  # (B, k - 1): the first code is of no direction
         return F.normalize(self.mean + numbers @ self.components[: numbers.shape[1]], dim=-1)
+
+
+class ARPrior(VectorCodes):
+    """Predict the codes of an image vector one after the other, the first of them that of its cosine to the text.
+
+    num_dims, buckets, embed_dim: as in `VectorCodes`; a text token has embed_dim numbers too; max_tokens: tokens of
+    every caption, its padding included; dim: width, a multiple of num_heads. Ramesh et al. 2022, section 2.2. Built in
+    notebook 08.
+    """
+
+    def __init__(
+        self,
+        num_dims: int,
+        buckets: int,
+        embed_dim: int,
+        max_tokens: int,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+    ):
+        super().__init__(num_dims, buckets, embed_dim)
+        self.context_proj, self.text_proj = nn.Linear(embed_dim, dim), nn.Linear(embed_dim, dim)
+        self.code_embedding = nn.Embedding(self.num_codes * buckets, dim)  # every code has values of its own
+        self.position_embedding = nn.Embedding(max_tokens + self.num_codes, dim)
+        self.encoder = Encoder(dim, num_layers, num_heads, causal=True)
+        self.final_layer_norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, self.num_codes * buckets)
+        nn.init.normal_(self.code_embedding.weight, std=0.02)
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
 
     def prefix(self, context: torch.Tensor, text_embed: torch.Tensor) -> torch.Tensor:
         """What stands before the codes: the caption's tokens (B, L, D) and its vector (B, D), as (B, L + 1, dim)."""
@@ -168,35 +180,37 @@ class ARPrior(nn.Module):
         h = self.encoder(x + self.place(0, x.shape[1]))
         return self.logits(h[:, context.shape[1] :])
 
-    @torch.no_grad()
-    def sample(
-        self,
-        noise: torch.Tensor,
-        context: torch.Tensor,
-        text_embed: torch.Tensor,
-        scale: float = 1.0,
-        away: Sequence[torch.Tensor] | None = None,
-    ) -> Iterator[State]:
-        """Draw the codes one by one from noise (B, 1 + K); yields States whose xt are image vectors so far (B, D).
 
-        The first, of the cosine to the text, comes from the upper half of what the network holds possible. scale, away:
-        guidance, away from context and text_embed of another caption. Keys and values of what is known are kept.
-        """
-        if scale != 1 and away is not None:
-            context, text_embed = (torch.cat(pair) for pair in zip(away, (context, text_embed), strict=True))
-        new, past, seen = self.prefix(context, text_embed), [None] * len(self.encoder.layers), 0
-        codes = torch.empty(len(noise), 0, dtype=torch.long, device=noise.device)
-        for number in range(self.num_codes):
-            x, seen = new + self.place(seen, new.shape[1]), seen + new.shape[1]
-            for i, layer in enumerate(self.encoder.layers):
-                x, past[i] = attend_cached(layer, x, past[i])
-            logits = self.logits(x[:, -1:], number)[:, 0]  # (B, buckets)
-            logits = apply_guidance(*logits.chunk(2), scale) if len(logits) > len(noise) else logits
-            code = pick(logits, noise[:, number], upper_half=number == 0)[:, None]
-            codes = torch.cat([codes, code], dim=1)
-            made = self.decode(codes)
-            yield State(number + 1, self.num_codes - 1 - number, made, made)
-            new = self.embed_codes(code.repeat(len(context) // len(noise), 1), number)
+@torch.no_grad()
+def sample_codes(
+    prior: ARPrior,
+    noise: torch.Tensor,
+    context: torch.Tensor,
+    text_embed: torch.Tensor,
+    scale: float = 1.0,
+    away: Sequence[torch.Tensor] | None = None,
+) -> Iterator[State]:
+    """Draw the codes one by one from noise (B, 1 + K); yields States whose xt are image vectors so far (B, D).
+
+    The first, of the cosine to the text, comes from the upper half of what the network holds possible. scale, away:
+    guidance, away from context and text_embed of another caption. Keys and values of what is known are kept. Ramesh et
+    al. 2022, section 2.2. Built in notebook 08.
+    """
+    if scale != 1 and away is not None:
+        context, text_embed = (torch.cat(pair) for pair in zip(away, (context, text_embed), strict=True))
+    new, past, seen = prior.prefix(context, text_embed), [None] * len(prior.encoder.layers), 0
+    codes = torch.empty(len(noise), 0, dtype=torch.long, device=noise.device)
+    for number in range(prior.num_codes):
+        x, seen = new + prior.place(seen, new.shape[1]), seen + new.shape[1]
+        for i, layer in enumerate(prior.encoder.layers):
+            x, past[i] = attend_cached(layer, x, past[i])
+        logits = prior.logits(x[:, -1:], number)[:, 0]  # (B, buckets)
+        logits = apply_guidance(*logits.chunk(2), scale) if len(logits) > len(noise) else logits
+        code = pick(logits, noise[:, number], upper_half=number == 0)[:, None]
+        codes = torch.cat([codes, code], dim=1)
+        made = prior.decode(codes)
+        yield State(number + 1, prior.num_codes - 1 - number, made, made)
+        new = prior.embed_codes(code.repeat(len(context) // len(noise), 1), number)
 
 
 def ar_loss(prior: ARPrior, image_embed: torch.Tensor, context: torch.Tensor, text_embed: torch.Tensor) -> torch.Tensor:

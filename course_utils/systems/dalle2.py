@@ -24,7 +24,7 @@ from course_utils.generator.conditions import picture_tensor
 from course_utils.generator.guidance import apply_guidance, pad_and_cat
 from course_utils.generator.inversion import invert
 from course_utils.generator.objectives import Model
-from course_utils.generator.prior_ar import ARPrior
+from course_utils.generator.prior_ar import ARPrior, sample_codes
 from course_utils.generator.prior_diffusion import PriorTransformer, guided_prior, keep_better
 from course_utils.generator.samplers import State, check_noise, ddim, dpmpp_2m
 from course_utils.generator.schedules import make_schedule
@@ -154,7 +154,8 @@ class DALLE2:
         """The autoregressive prior for B prompts: noise (B, codes) -> States of image vectors."""
         text, away = self.encode_prompt(prompts), self.encode_prompt([""])
         no_text = [spread("captions", x, len(text.mask)) for x in (away.context, away.text_embed)]
-        return lambda noise: self.prior.sample(noise, text.context, text.text_embed, self.prior_guidance, no_text)
+        text = text.context, text.text_embed
+        return lambda noise: sample_codes(self.prior, noise, *text, self.prior_guidance, no_text)
 
     def decoder_model(
         self,
