@@ -26,23 +26,33 @@ SIDE = 64  # pixels of what is drawn from a picture
 
 
 def systems_at_hand(folder: str | Path | None = None) -> list[str]:
-    """The systems whose checkpoints are all here, whole and fitting, PROMPTED first; CheckpointError for none."""
-    found = []
+    """The systems that read prompts and whose checkpoints are all here, whole and fitting, PROMPTED first.
+
+    CheckpointError for none: what PROMPTED lacks.
+    """
+    found, missing = [], []
     for name in sorted(SYSTEMS, key=lambda name: name != PROMPTED):
+        if "prompt" not in SYSTEMS[name].inputs:
+            continue
         try:
             open_system(name, "cpu", folder)
         except CheckpointError as error:
-            missing = error
+            missing.append(error)
         else:
             found.append(name)
     if not found:
-        raise missing
+        raise missing[0]
     return found
 
 
-def reads(system: str) -> bool:
-    """Does this system read prompts? InputError for an unknown one."""
-    return "prompt" in SYSTEMS[errors.one_of("system", system, SYSTEMS)].inputs
+def reading(system: str) -> str:
+    """The name of a system that reads prompts; InputError for any other."""
+    if "prompt" not in SYSTEMS[errors.one_of("system", system, SYSTEMS)].inputs:
+        raise InputError(
+            f"{system} takes no prompt, and this page draws what a prompt says: `course draw --system {system}` draws "
+            "with it"
+        )
+    return system
 
 
 def paint(
@@ -70,10 +80,8 @@ def paint(
     picture, mask = read_editor(editor)
     common = {"steps": steps, "seed": seed, "count": count, "guidance": guidance, "device": device, "folder": folder}
     common |= {"lora": lora or None, "lora_strength": lora_strength, "progress": progress}
-    common |= {"negative": negative.strip() or None, "system": system}
-    if not reads(system):
-        pictures = generate.draw_pictures(prompt=None, **common)
-    elif picture is None or system not in INPAINTING:
+    common |= {"negative": negative.strip() or None, "system": reading(system)}
+    if picture is None or system not in INPAINTING:
         pictures = generate.draw_pictures(prompt=prompt, **common)
     else:
         pictures = redraw(picture, prompt, mask, strength, **common)
@@ -83,7 +91,7 @@ def paint(
 
 def said_first(system: str, prompt: str, lora: list | None = None) -> str:
     """What of a prompt the system cannot follow, before it is drawn; empty where there is nothing to say."""
-    return (reads(system) and generate.prompt_note(system, prompt, lora=lora or None)) or ""
+    return generate.prompt_note(reading(system), prompt, lora=lora or None) or ""
 
 
 def read_editor(editor: dict | None) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -118,7 +126,6 @@ def save_sheet(pictures: np.ndarray, asked: dict, folder: str | Path) -> Path:
     for name, value in asked.items():
         if name != "editor":
             notes.add_itxt(name, str(value))
-    name = asked["prompt"] if reads(asked["system"]) else asked["system"]
-    path = Path(folder) / f"{errors.file_name(name)} {asked['seed']}.png"
+    path = Path(folder) / f"{errors.file_name(asked['prompt'])} {asked['seed']}.png"
     Image.fromarray(generate.grid(pictures, gap=8)).save(path, pnginfo=notes)
     return path

@@ -35,6 +35,7 @@ LEGIBLE = {  # Gradio's own small print is pale
     "button_primary_background_fill_hover": "*primary_700",
 }
 CANVAS = (256, 256)  # pixels to brush on
+STYLE = "#pictures .grid-wrap { max-height: none; overflow: visible; }"  # or the gallery scrolls inside itself
 
 
 def launch(folder: str | Path | None = None, device: str | None = None, **options) -> None:
@@ -45,7 +46,8 @@ def launch(folder: str | Path | None = None, device: str | None = None, **option
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nobody is told
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="gray", font=FONTS, font_mono="monospace").set(**LEGIBLE)
-    options |= {"theme": theme, "footer_links": [], "ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
+    options |= {"theme": theme, "css": STYLE, "footer_links": []}
+    options |= {"ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
     options["_frontend"] = False  # else it gives up where its own page needs more than three seconds on a busy machine
     blocks = page(folder, device)
     try:
@@ -64,7 +66,7 @@ def page(folder: str | Path | None = None, device: str | None = None) -> gr.Bloc
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column():  # on a phone it stands above the other
-                prompt = gr.Textbox(EXAMPLES[0], label="Prompt", elem_id="prompt", interactive=paint.reads(systems[0]))
+                prompt = gr.Textbox(EXAMPLES[0], label="Prompt", elem_id="prompt")
                 button = gr.Button("Draw", variant="primary")
                 gr.Examples([[text] for text in EXAMPLES], prompt, label="For example")
                 note, gallery, chosen = gr.HTML(elem_id="note"), make_gallery(), gr.State(0)
@@ -102,7 +104,7 @@ def page(folder: str | Path | None = None, device: str | None = None) -> gr.Bloc
 
 def make_fields(prompt: gr.Textbox, systems: list[str], loras: list[str]) -> tuple[dict, gr.Accordion]:
     """The fields by the names of `paint.paint`'s arguments, and what holds the editor."""
-    start, read = SYSTEMS[systems[0]], {"interactive": prompt.interactive}
+    start = SYSTEMS[systems[0]]
     fields = {"prompt": prompt}
     fields["system"] = gr.Dropdown(systems, value=systems[0], label="System", info=start.summary)
     with gr.Row():
@@ -110,12 +112,8 @@ def make_fields(prompt: gr.Textbox, systems: list[str], loras: list[str]) -> tup
         fields["seed"] = gr.Number(0, precision=0, label="Seed", info="The same gives the same pictures")
     with gr.Row():
         fields["steps"] = gr.Slider(1, 100, start.steps, step=1, label="Steps")
-        fields["guidance"] = gr.Slider(
-            *errors.GUIDANCE, start.guidance, step=0.5, label="Guidance", info="1 is off", **read
-        )
-    fields["negative"] = gr.Textbox(
-        label="Negative prompt", info="What to stay away from, at a guidance above 1", **read
-    )
+        fields["guidance"] = gr.Slider(*errors.GUIDANCE, start.guidance, step=0.5, label="Guidance", info="1 is off")
+    fields["negative"] = gr.Textbox(label="Negative prompt", info="What to stay away from, at a guidance above 1")
     with gr.Group(visible=bool(loras) and "lora" in start.inputs) as with_lora:
         calls = ", ".join(f"{name} by “{CALLS[name]}”" for name in loras)
         fields["lora"] = gr.Dropdown(loras, value=[], multiselect=True, label="LoRA", info=f"A prompt calls {calls}")
@@ -128,19 +126,17 @@ def make_fields(prompt: gr.Textbox, systems: list[str], loras: list[str]) -> tup
         fields["strength"] = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength")
 
     def change(system: str) -> list:
-        entry, reads = SYSTEMS[system], paint.reads(system)
+        entry = SYSTEMS[system]
         return [
             gr.Dropdown(info=entry.summary),
-            gr.Textbox(interactive=reads),
-            gr.Textbox(interactive=reads),
             gr.Slider(value=entry.steps),
-            gr.Slider(value=entry.guidance, interactive=reads),
+            gr.Slider(value=entry.guidance),
             gr.Dropdown(value=[]),
             gr.Group(visible=bool(loras) and "lora" in entry.inputs),
             gr.Accordion(visible=system in INPAINTING),
         ]
 
-    changed = [fields[name] for name in ("system", "prompt", "negative", "steps", "guidance", "lora")]
+    changed = [fields[name] for name in ("system", "steps", "guidance", "lora")]
     fields["system"].input(change, fields["system"], [*changed, with_lora, from_picture], show_progress="hidden")
     return fields, from_picture
 
