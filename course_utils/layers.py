@@ -125,7 +125,7 @@ class Attention(nn.Module):
 class TextNorm(nn.LayerNorm):
     """LayerNorm of a text's vectors (B, L, D); a vector of zeros, where nothing is said, stays one.
 
-    Without the second part its gradient would be divided by the norm's eps. Imagen, section 2.4. Built in notebook 09.
+    Without the second part its gradient would be divided by the norm's eps. Imagen, section 2.5. Built in notebook 09.
     """
 
     def forward(self, context):

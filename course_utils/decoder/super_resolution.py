@@ -41,7 +41,7 @@ def augment(small: torch.Tensor, level: torch.Tensor, eps: torch.Tensor) -> torc
     """Noise conditioning augmentation: hide the small picture's details, and so its faults, in noise.
 
     small, eps: (B, 3, h, w); level: (B,), the noise's standard deviation, 0 (as it is) to 1 (noise alone). Returns
-    sqrt(1 - level^2) small + level eps. Ho et al. 2021 (cascaded diffusion), section 4.2; Imagen, section 2.5. Built in
+    sqrt(1 - level^2) small + level eps. Ho et al. 2021 (cascaded diffusion), section 4.2; Imagen, section 2.4. Built in
     notebook 09.
     """
     level = level.view(-1, 1, 1, 1).to(small)

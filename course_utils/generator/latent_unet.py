@@ -11,9 +11,9 @@ from course_utils.generator.unet import UNet
 
 
 class AttentionPooling(nn.Module):
-    """One vector of a whole text: the mean of its tokens asks, all tokens answer.
+    """One vector of a whole text: attention over all tokens, with their mean as the query.
 
-    forward(context (B, L, D)) -> (B, D). Imagen, section 2.4 and appendix D. Built in notebook 06.
+    forward(context (B, L, D)) -> (B, D). Imagen, section 2.5 and appendix D.3.1. Built in notebook 06.
     """
 
     def __init__(self, dim, num_heads):
@@ -26,9 +26,9 @@ class AttentionPooling(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, L, head_dim)
 
     def forward(self, context):
-        question = context.mean(dim=1, keepdim=True) + self.positional_embedding  # (B, 1, D)
-        tokens = torch.cat([question, context], dim=1)  # (B, 1 + L, D)
-        q, k, v = self.split(self.q_proj(question)), self.split(self.k_proj(tokens)), self.split(self.v_proj(tokens))
+        query = context.mean(dim=1, keepdim=True) + self.positional_embedding  # (B, 1, D)
+        tokens = torch.cat([query, context], dim=1)  # (B, 1 + L, D)
+        q, k, v = self.split(self.q_proj(query)), self.split(self.k_proj(tokens)), self.split(self.v_proj(tokens))
         return F.scaled_dot_product_attention(q, k, v).flatten(1)  # (B, heads, 1, head_dim) -> (B, D)
 
 

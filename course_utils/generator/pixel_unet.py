@@ -14,7 +14,7 @@ from course_utils.layers import TextNorm
 class PixelUNet(LatentUNet):
     """A U-Net with text in the step, pooled, and in cross-attention, normed. Options as in `LatentUNet`.
 
-    forward(xt (B, 3, H, W), t (B,), context (B, L, D), zero where nothing is said) -> (B, 3, H, W). Imagen, section 2.4
+    forward(xt (B, 3, H, W), t (B,), context (B, L, D), zero where nothing is said) -> (B, 3, H, W). Imagen, section 2.5
     and appendix D.1. Built in notebook 09.
     """
 

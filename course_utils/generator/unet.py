@@ -187,7 +187,7 @@ class Patched(nn.Module):
 
     The work falls by patch**2, and no pixel is lost. The U-Net needs 3 * patch**2 channels in and out. residual: add
     the input to the answer, so that a network asked for noise need not copy it where noise is all there is.
-    Hoogeboom et al. 2023 (simple diffusion), section 3.4. Built in notebook 02.
+    Hoogeboom et al. 2023 (simple diffusion), section 3.3. Built in notebook 02.
     """
 
     def __init__(self, unet: nn.Module, patch: int = 2, residual: bool = False):

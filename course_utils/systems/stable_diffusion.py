@@ -62,6 +62,148 @@ CONDITIONS = {  # what lies beside the four channels of the latent
 }
 
 
+def conditioned_model(
+    system: StableDiffusion,
+    prompts: str | Sequence[str],
+    guidance: float,
+    negative: str | Sequence[str] | None = None,
+    cond_channels: torch.Tensor | None = None,
+) -> Model:
+    """The model (zt, t) -> prediction for B prompts, guided.
+
+    negative: one to move away from, or B (None: the empty one); cond_channels (B, E, h, w): further input channels.
+    Built in notebook 06.
+    """
+    context = system.encode_prompt(prompts)
+    away = [""] if negative is None else prompt_list(negative, what="negative prompt")
+    away = spread("negative prompts", system.encode_prompt(away), len(context))
+    every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)  # no token is hidden
+    unet = system.unet if cond_channels is None else concat_condition(system.unet, cond_channels)
+    return guided(unet, context, every, number("guidance", guidance, GUIDANCE), away, every)
+
+
+def latent_noise(system: StableDiffusion, zT: torch.Tensor, count: int) -> torch.Tensor:
+    """The noises (B, 4, h, w) for `count` prompts, on the device; InputError for another shape or number."""
+    channels = system.vae.post_quant_conv.in_channels
+    if check_noise(zT).ndim != 4 or zT.shape[1] != channels:
+        raise InputError(f"the noises zT must have the shape (B, {channels}, h, w), and not {tuple(zT.shape)}")
+    return spread("noises", zT.to(system.device), max(count, len(zT)))
+
+
+@torch.inference_mode()
+def txt2img(
+    system: StableDiffusion,
+    zT: torch.Tensor,
+    prompts: str | Sequence[str],
+    steps: int = 20,
+    guidance: float = 2.0,
+    negative: str | Sequence[str] | None = None,
+    sampler: Callable = dpmpp_2m,
+    cond_channels: torch.Tensor | None = None,
+    spacing: str | torch.Tensor | None = None,
+    **options,
+) -> Iterator[State]:
+    """From noise zT (B, 4, h, w) to the latents of B pictures; yields the sampler's States.
+
+    prompts: B, or one for all; B prompts with the noise of one begin alike. negative: one or B to move away from;
+    spacing: one of the samplers', or a table of steps (S,); None: the system's own. Raises InputError for what is out
+    of range, or where prompts and noises differ in number. Rombach et al. 2022, section 3. Built in notebook 06.
+    """
+    prompts = prompt_list(prompts)
+    zT = latent_noise(system, zT, len(prompts))
+    if cond_channels is not None:
+        cond_channels = spread("further channels", cond_channels.to(system.device), len(zT))
+    model = conditioned_model(system, prompt_list(prompts, len(zT)), guidance, negative, cond_channels)
+    options |= {"steps": steps, "spacing": system.timesteps(steps) if spacing is None else spacing}
+    yield from sampler(model, zT, system.schedule, prediction=system.prediction, clip=False, **options)
+
+
+@torch.inference_mode()
+def img2img(
+    system: StableDiffusion,
+    pictures: torch.Tensor | np.ndarray,
+    prompts: str | Sequence[str],
+    strength: float = 0.8,
+    steps: int = 20,
+    generator: torch.Generator | None = None,
+    **options,
+) -> Iterator[State]:
+    """Start from pictures (B, 3, H, W), noised as far as `strength` says: 0 keeps them, 1 forgets them.
+
+    int(strength * steps) of the steps are taken, at least one; 0 takes none and yields nothing. Pictures and prompts:
+    B each, or one for all. Raises InputError unless 0 <= strength <= 1, and as `txt2img` does. SDEdit, Meng et al.
+    2022, algorithm 1. Built in notebook 06.
+    """
+    strength, table = number("strength", strength, (0, 1)), system.timesteps(steps)
+    if strength == 0:
+        return
+    table = table[len(table) - max(1, int(strength * len(table))) :]
+    pictures, prompts = picture_tensor(pictures), prompt_list(prompts)
+    z = system.encode(spread("pictures", pictures, max(len(pictures), len(prompts))), generator)
+    eps = torch.randn(z.shape, generator=generator).to(z)
+    zt = add_noise(z, eps, table[:1].repeat(len(z)).to(z.device), system.schedule)
+    yield from txt2img(system, zt, prompts, steps, spacing=table, **options)
+
+
+def check_hole(
+    system: StableDiffusion, zT: torch.Tensor, pictures: torch.Tensor, mask: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noises, pictures and masks for `count` prompts, as many of each; InputError where numbers or sizes differ."""
+    pictures, mask = picture_tensor(pictures), mask_tensor(mask)
+    count = max(len(check_noise(zT)), len(pictures), len(mask), count)
+    given = {"noises": zT, "pictures": pictures, "masks": mask}
+    zT, pictures, mask = (spread(what, x.to(system.device), count) for what, x in given.items())
+    sizes = [tuple(mask.shape[-2:]), tuple(system.factor * side for side in zT.shape[-2:])]
+    if sizes != [tuple(pictures.shape[-2:])] * 2:
+        raise InputError(
+            f"pictures of {tuple(pictures.shape[-2:])} need a mask of that size, and noises {system.factor} times "
+            f"smaller: the given ones fit pictures of {sizes[0]} and {sizes[1]}"
+        )
+    return zT, pictures, mask
+
+
+@torch.inference_mode()
+def inpaint(
+    system: StableDiffusion,
+    zT: torch.Tensor,
+    pictures: torch.Tensor | np.ndarray,
+    mask: torch.Tensor | np.ndarray,
+    prompts: str | Sequence[str],
+    steps: int = 20,
+    generator: torch.Generator | None = None,
+    **options,
+) -> Iterator[State]:
+    """Draw anew where the mask (B, 1, H, W) is 1, keep pictures (B, 3, H, W) where it is 0; yields States.
+
+    A U-Net of 9 channels sees the mask and what is kept; one of 4 is corrected after every step. Noises, pictures,
+    masks and prompts: B each, or one for all. Raises InputError where numbers or sizes differ, and as `txt2img`.
+    Rombach et al. 2022, section 4.5; Avrahami et al. 2023, algorithm 1. Built in notebook 06.
+    """
+    prompts = prompt_list(prompts)
+    zT, pictures, mask = check_hole(system, zT, pictures, mask, len(prompts))
+    small = shrink_mask(mask, zT.shape[-2:])
+    if system.unet.conv_in.in_channels == 9:  # in the order of Stable Diffusion: latent 4, mask 1, masked latent 4
+        known = system.encode(pictures * (mask < 0.5), generator)
+        options["cond_channels"] = torch.cat([small, known], dim=1)
+    else:
+        known = system.encode(pictures, generator)
+        options["after_step"] = lambda zt, t: blend_known(zt, known, zT, small, t, system.schedule)
+    yield from txt2img(system, zT, prompts, steps, **options)
+
+
+def stages(system: StableDiffusion) -> tuple[Stage, ...]:
+    """The system as one stage: latents from noise, then the decoder."""
+
+    def sampler(model, zT, steps):
+        table = system.timesteps(steps)
+        return dpmpp_2m(model, zT, system.schedule, steps, system.prediction, clip=False, spacing=table)
+
+    def model(prompts, guidance, negative, before):
+        return conditioned_model(system, prompts, guidance, negative)
+
+    return (Stage("latents", LATENT, model, sampler, system.decode),)
+
+
 @dataclass(frozen=True)
 class StableDiffusion:
     """The three modules and what joins them. Rombach et al. 2022 (LDM). Built in notebook 06.
@@ -69,18 +211,21 @@ class StableDiffusion:
     scaling_factor: what latents are multiplied by, 1 / their standard deviation; tokenize(texts) -> (B, L) numbers;
     vocabulary: the course's tokenizer file, which `tokenize` reads (None: it reads another's, of another form);
     prediction: what the U-Net answers; spacing, offset: which steps are visited, see `samplers.timesteps`.
+    Its ways to draw are the functions above: a method is a function whose first argument is the system.
     """
 
     text_encoder: nn.Module
     unet: nn.Module
     vae: VAE
     scaling_factor: float
-    tokenize: Callable[[list[str]], torch.Tensor] = tokenize
+    tokenize: Callable = tokenize
     schedule: Schedule = SCHEDULE
     prediction: str = PREDICTION
     spacing: str = "trailing"  # starts at pure noise, as the latents do
     offset: int = 0
     vocabulary: Path | None = field(default_factory=tokenizer_file)
+
+    conditioned_model, txt2img, img2img, inpaint, stages = conditioned_model, txt2img, img2img, inpaint, stages
 
     @property
     def device(self) -> torch.device:
@@ -113,127 +258,6 @@ class StableDiffusion:
     def timesteps(self, steps: int) -> torch.Tensor:
         """The steps (S,) that sampling visits, from noise down to the picture."""
         return solver_timesteps(steps, self.schedule.num_steps, self.spacing, self.offset)
-
-    def conditioned_model(
-        self,
-        prompts: str | Sequence[str],
-        guidance: float,
-        negative: str | Sequence[str] | None = None,
-        cond_channels: torch.Tensor | None = None,
-    ) -> Model:
-        """The model (zt, t) -> prediction for B prompts.
-
-        negative: one to move away from, or B (None: the empty one); cond_channels (B, E, h, w): further input channels.
-        """
-        context = self.encode_prompt(prompts)
-        away = [""] if negative is None else prompt_list(negative, what="negative prompt")
-        away = spread("negative prompts", self.encode_prompt(away), len(context))
-        every = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)  # no token is hidden
-        unet = self.unet if cond_channels is None else concat_condition(self.unet, cond_channels)
-        return guided(unet, context, every, number("guidance", guidance, GUIDANCE), away, every)
-
-    def stages(self) -> tuple[Stage, ...]:
-        """The system as one stage: latents from noise, then the decoder."""
-
-        def sampler(model, zT, steps):
-            return dpmpp_2m(model, zT, self.schedule, steps, self.prediction, clip=False, spacing=self.timesteps(steps))
-
-        def model(prompts, guidance, negative, before):
-            return self.conditioned_model(prompts, guidance, negative)
-
-        return (Stage("latents", LATENT, model, sampler, self.decode),)
-
-    @torch.inference_mode()
-    def txt2img(
-        self,
-        zT: torch.Tensor,
-        prompts: str | Sequence[str],
-        steps: int = 20,
-        guidance: float = 2.0,
-        negative: str | Sequence[str] | None = None,
-        sampler: Callable = dpmpp_2m,
-        cond_channels: torch.Tensor | None = None,
-        spacing: str | torch.Tensor | None = None,
-        **options,
-    ) -> Iterator[State]:
-        """From noise zT (B, 4, h, w) to the latents of B pictures; yields the sampler's States.
-
-        prompts: B, or one for all; B prompts with the noise of one begin alike. negative: one or B to move away from;
-        spacing: one of the samplers', or a table of steps (S,); None: the system's own. Raises InputError for what is
-        out of range, or where prompts and noises differ in number.
-        """
-        prompts = prompt_list(prompts)
-        count = max(len(prompts), len(check_noise(zT)))
-        if zT.ndim != 4 or zT.shape[1] != self.vae.post_quant_conv.in_channels:
-            channels = self.vae.post_quant_conv.in_channels
-            raise InputError(f"the noises zT must have the shape (B, {channels}, h, w), and not {tuple(zT.shape)}")
-        zT, prompts = spread("noises", zT.to(self.device), count), prompt_list(prompts, count)
-        if cond_channels is not None:
-            cond_channels = spread("further channels", cond_channels.to(self.device), count)
-        model = self.conditioned_model(prompts, guidance, negative, cond_channels)
-        options |= {"steps": steps, "spacing": self.timesteps(steps) if spacing is None else spacing}
-        yield from sampler(model, zT, self.schedule, prediction=self.prediction, clip=False, **options)
-
-    @torch.inference_mode()
-    def img2img(
-        self,
-        pictures: torch.Tensor | np.ndarray,
-        prompts: str | Sequence[str],
-        strength: float = 0.8,
-        steps: int = 20,
-        generator: torch.Generator | None = None,
-        **options,
-    ) -> Iterator[State]:
-        """Start from pictures (B, 3, H, W), noised as far as `strength` says: 0 keeps them, 1 forgets them.
-
-        int(strength * steps) of the steps are taken, at least one; 0 takes none and yields nothing. Pictures and
-        prompts: B each, or one for all. Raises InputError unless 0 <= strength <= 1, and as `txt2img` does.
-        SDEdit, Meng et al. 2022, algorithm 1.
-        """
-        strength, table = number("strength", strength, (0, 1)), self.timesteps(steps)
-        if strength == 0:
-            return
-        table = table[len(table) - max(1, int(strength * len(table))) :]
-        pictures, prompts = picture_tensor(pictures), prompt_list(prompts)
-        z = self.encode(spread("pictures", pictures, max(len(pictures), len(prompts))), generator)
-        eps = torch.randn(z.shape, generator=generator).to(z)
-        zt = add_noise(z, eps, table[:1].repeat(len(z)).to(z.device), self.schedule)
-        yield from self.txt2img(zt, prompts, steps, spacing=table, **options)
-
-    @torch.inference_mode()
-    def inpaint(
-        self,
-        zT: torch.Tensor,
-        pictures: torch.Tensor | np.ndarray,
-        mask: torch.Tensor | np.ndarray,
-        prompts: str | Sequence[str],
-        steps: int = 20,
-        generator: torch.Generator | None = None,
-        **options,
-    ) -> Iterator[State]:
-        """Draw anew where the mask (B, 1, H, W) is 1, keep pictures (B, 3, H, W) where it is 0; yields States.
-
-        A U-Net of 9 channels sees the mask and what is kept; one of 4 is corrected after every step. Noises, pictures,
-        masks and prompts: B each, or one for all. Raises InputError where numbers or sizes differ, and as `txt2img`.
-        """
-        pictures, mask, prompts = picture_tensor(pictures), mask_tensor(mask), prompt_list(prompts)
-        count = max(len(check_noise(zT)), len(pictures), len(mask), len(prompts))
-        given = {"noises": zT, "pictures": pictures, "masks": mask}
-        zT, pictures, mask = (spread(what, x.to(self.device), count) for what, x in given.items())
-        sizes = [tuple(mask.shape[-2:]), tuple(self.factor * side for side in zT.shape[-2:])]
-        if sizes != [tuple(pictures.shape[-2:])] * 2:
-            raise InputError(
-                f"pictures of {tuple(pictures.shape[-2:])} need a mask of that size, and noises {self.factor} times "
-                f"smaller: the given ones fit pictures of {sizes[0]} and {sizes[1]}"
-            )
-        small = shrink_mask(mask, zT.shape[-2:])
-        if self.unet.conv_in.in_channels == 9:  # in the order of Stable Diffusion: latent 4, mask 1, masked latent 4
-            known = self.encode(pictures * (mask < 0.5), generator)
-            options["cond_channels"] = torch.cat([small, known], dim=1)
-        else:
-            known = self.encode(pictures, generator)
-            options["after_step"] = lambda zt, t: blend_known(zt, known, zT, small, t, self.schedule)
-        yield from self.txt2img(zT, prompts, steps, **options)
 
 
 def open_text_encoder(device: torch.device | None = None, folder: str | Path | None = None) -> nn.Module:

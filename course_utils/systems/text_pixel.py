@@ -32,7 +32,7 @@ class PooledTextUNet(Patched):
     """A patched U-Net that also adds the whole text's vector to the step, so that every block knows what to draw.
 
     The vector is that of the last token shown, which has seen all others; cross-attention still reads them one by one.
-    As in Imagen, section 2.4 (there from all tokens, pooled). Built in notebook 04.
+    As in Imagen, section 2.5 (there from all tokens, pooled). Built in notebook 04.
     """
 
     def __init__(self, unet, patch=2):
