@@ -10,11 +10,11 @@ from course_utils import checkpoints
 from course_utils.data import to_tensor
 from course_utils.datasets.compose import Composer
 from course_utils.decoder.perceptual import FeatureNet
+from course_utils.evaluation import report
 from course_utils.evaluation import report_prompts as goals
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.metrics import alignment
 from course_utils.evaluation.prompts import bare_prompts, fixed_prompts, held_out_style_prompts
-from course_utils.evaluation.report import table
 
 
 def drawings(prompts, split):
@@ -67,12 +67,12 @@ def test_the_table_has_a_row_for_every_goal(monkeypatch, n):
         asked.extend(texts)
         return rng.integers(0, 256, (len(texts), 64, 64, 3), dtype=np.uint8)
 
-    monkeypatch.setattr(goals, "open_system", lambda *options: SimpleNamespace(draw=draw))
+    monkeypatch.setattr(report, "open_system", lambda *options: SimpleNamespace(draw=draw))
     rows = goals.evaluate_prompts("stable-diffusion-clip", n)
     names = [row.split(",")[0] for row in rows]
     for what in (*goals.FORMS, *goals.COMPOSITIONS, "held-out style"):
         assert names.count(what) == 2, what
     assert names.count("real pictures") == 2 and "unseen" in rows[f"held-out style on white, {n}"]
     assert rows["2 names, 16 times each"]["variety"].low >= 0
-    assert len(table(rows).splitlines()) == len(rows) + 1 and "pink butterfly" in " ".join(asked)
+    assert len(report.table(rows).splitlines()) == len(rows) + 1 and "pink butterfly" in " ".join(asked)
     assert all(row.get("concept", torch.nan) >= 0 or "variety" in row for row in rows.values())

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from course_utils import checkpoints, cli
-from course_utils.evaluation import report, report_xp7
+from course_utils.evaluation import report, report_vae, report_xp7
 from course_utils.evaluation.intervals import Share
 
 SHARES = {"concept", "concept_top5", "style", "color", "background"}
@@ -44,7 +44,7 @@ def test_what_is_measured_is_printed_and_kept_in_the_card(tmp_path, monkeypatch,
         shutil.copy(file, tmp_path)
     before = checkpoints.card("vae", tmp_path)
     rows = {"held out, 500": {"concept": Share.of([True] * 19 + [False])}}
-    monkeypatch.setattr(report, "evaluate_vae", lambda folder: rows)
+    monkeypatch.setattr(report_vae, "evaluate_vae", lambda folder: rows)
     assert cli.main(["evaluate", "vae", "--from", str(tmp_path)]) == 0
     assert "95 % [76, 99]" in capsys.readouterr().out and checkpoints.card("vae", tmp_path) == before
     assert cli.main(["evaluate", "vae", "--from", str(tmp_path), "--write"]) == 0

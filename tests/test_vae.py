@@ -12,7 +12,8 @@ from course_utils.datasets.compose import Composer
 from course_utils.decoder.perceptual import FeatureNet
 from course_utils.decoder.vae import VAE
 from course_utils.evaluation.metrics import psnr
-from course_utils.evaluation.report import evaluate_vae, from_card
+from course_utils.evaluation.report import from_card
+from course_utils.evaluation.report_vae import evaluate_vae
 from course_utils.interop.diffusers import to_vae
 from course_utils.recipes import perceptual, stable_diffusion, vae
 

@@ -80,7 +80,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from course_utils.evaluation.report_prompts import evaluate_prompts
     from course_utils.evaluation.report_sr import evaluate_sr2
     from course_utils.evaluation.report_unclip import evaluate_feeds
-    from course_utils.evaluation.report_vae import evaluate_vae_eight
+    from course_utils.evaluation.report_vae import evaluate_vae, evaluate_vae_eight
     from course_utils.evaluation.report_xp7 import evaluate_subject
     from course_utils.systems.registry import SYSTEMS
 
@@ -91,7 +91,7 @@ def evaluate(args: argparse.Namespace) -> int:
         "imagen-sr2": lambda: evaluate_sr2(folder=args.folder, progress=inputs.show_progress()),
         "prior-diffusion": lambda: evaluate_priors(folder=args.folder),
         "unclip-decoder": lambda: evaluate_feeds(folder=args.folder, progress=inputs.show_progress()),
-        "vae": lambda: report.evaluate_vae(folder=args.folder),
+        "vae": lambda: evaluate_vae(folder=args.folder),
         "vae-eight": lambda: evaluate_vae_eight(folder=args.folder),
         "xp7": lambda: evaluate_subject(args.folder, inputs.show_progress()),
     }
@@ -102,19 +102,14 @@ def evaluate(args: argparse.Namespace) -> int:
                 raise errors.InputError(f"{args.system} is always measured in the same way: leave --{option} out")
         rows = alike[args.system]()
     else:
-        options = (
-            (200 if args.system in all_asked else 100) if args.prompts is None else args.prompts,
-            args.steps,
-            args.guidance,
-            args.seed or 0,
-            args.device,
-            args.folder,
-            inputs.show_progress(),
-        )
+        usual = 200 if args.system in all_asked else 100
+        n = usual if args.prompts is None else args.prompts
+        options = {key: getattr(args, key) for key in ("steps", "guidance", "device", "folder")}
+        options |= {"seed": args.seed or 0, "progress": inputs.show_progress()}
         if args.system == "style-3d":
-            rows = report.evaluate_style(*options)
+            rows = report.evaluate_style(n, **options)
         else:
-            rows = all_asked.get(args.system, report.evaluate)(args.system, *options)
+            rows = all_asked.get(args.system, report.evaluate)(args.system, n, **options)
     print(report.table(rows))
     if args.write:
         kept = {row: report.for_card(figures) for row, figures in rows.items()}

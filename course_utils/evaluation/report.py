@@ -12,13 +12,11 @@ from pathlib import Path
 import torch
 
 from course_utils import checkpoints
-from course_utils.data import FIRST_STYLES, load_emoji, to_tensor
-from course_utils.datasets.compose import LANGUAGES, Composer
-from course_utils.decoder.perceptual import FeatureNet, perceptual_distance
-from course_utils.decoder.vae import VAE
+from course_utils.data import FIRST_STYLES, to_tensor
+from course_utils.datasets.compose import LANGUAGES
 from course_utils.evaluation.evaluator import load_evaluator
 from course_utils.evaluation.intervals import Estimate, Mean, Share
-from course_utils.evaluation.metrics import alignment, held_out_accuracy, psnr
+from course_utils.evaluation.metrics import alignment, held_out_accuracy
 from course_utils.evaluation.prompts import fixed_prompts, held_out_prompts
 from course_utils.interop.lora_files import lora_adapter
 from course_utils.recipes import (
@@ -91,23 +89,33 @@ def concepts(system: str) -> frozenset[str]:
     return frozenset(TRAINING_PICTURES[system]().column("concept"))
 
 
-def evaluate(
-    system: str = PROMPTED,
-    n: int = 100,
+def drawing(
+    system: str,
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
     device: str | None = None,
     folder: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, dict[str, float]]:
-    """Draw n fixed prompts a language, and the held-out compositions, and let the evaluator judge.
+    **opening,
+) -> Callable[[list[str]], torch.Tensor]:
+    """Open a system as draw(prompts) -> pictures (N, 3, H, W) in [-1, 1], which always begins with the same noise.
 
-    Returns {row: shares right}: rows for seen and held-out prompts in both languages, and one for real pictures that
-    the evaluator has not seen, its own ceiling. The same noise serves both languages.
+    steps, guidance: None for the system's own; opening: further arguments of `open_system`. Raises InputError for what
+    is out of range, CheckpointError for a missing or damaged checkpoint.
     """
     steps, guidance, seed = SYSTEMS[system].options(steps, guidance, seed)
-    opened, evaluator, rows, known = open_system(system, device, folder), load_evaluator(), {}, concepts(system)
+    opened = open_system(system, device, folder, **opening)
+    return lambda prompts: to_tensor(opened.draw(prompts, seed, steps, guidance, progress=progress))
+
+
+def evaluate(system: str = PROMPTED, n: int = 100, **options) -> dict[str, dict[str, float]]:
+    """Draw n fixed prompts a language, and the held-out compositions, and let the evaluator judge.
+
+    options: those of `drawing`. Returns {row: shares right}: rows for seen and held-out prompts in both languages, and
+    one for real pictures that the evaluator has not seen, its own ceiling. The same noise serves both languages.
+    """
+    draw, evaluator, rows, known = drawing(system, **options), load_evaluator(), {}, concepts(system)
     for what in ("seen", "held-out colour"):
         for language in LANGUAGES:
             prompts = (
@@ -115,9 +123,9 @@ def evaluate(
                 if what == "seen"
                 else [p for p in held_out_prompts(language) if p.concept in known]
             )
-            pictures = opened.draw([p.text for p in prompts], seed, steps, guidance, progress=progress)
-            rows[f"{what}, {NAMES[language]}, {len(prompts)}"] = alignment(evaluator, to_tensor(pictures), prompts)
-    size = pictures.shape[1]
+            x = draw([p.text for p in prompts])
+            rows[f"{what}, {NAMES[language]}, {len(prompts)}"] = alignment(evaluator, x, prompts)
+    size = x.shape[-1]
     rows[f"real pictures, {size} px"] = held_out_accuracy(evaluator, size, styles=("noto", "twemoji", "fluent"))
     return rows
 
@@ -132,54 +140,22 @@ def evaluate_evaluator(n: int = 2000, folder: str | Path | None = None) -> dict[
     }
 
 
-def evaluate_vae(n: int = 500, folder: str | Path | None = None) -> dict[str, dict[str, float]]:
-    """Compare n pictures a row with what the autoencoder makes of them: held-out ones, and ones it was trained on.
+def evaluate_style(n: int = 100, folder: str | Path | None = None, **options) -> dict[str, dict[str, float]]:
+    """Draw n fixed prompts a language that call the 3D style, with its LoRA and without, from the same noise.
 
-    psnr and perceptual: the mean PSNR in decibels and perceptual distance; concept: the share that the evaluator names
-    after the autoencoder, concept_real: before it.
+    folder: where the LoRA lies (None: the shipped one); options: those of `drawing`.
     """
-    vae, net = checkpoints.load("vae", VAE(), folder=folder), checkpoints.load("perceptual", FeatureNet())
-    evaluator, rows = load_evaluator(), {}
-    for name, split in (("held out", "test"), ("trained on", "train")):
-        real = Composer(load_emoji(64, FIRST_STYLES, split=split), languages=("en",)).compose(n, seed=5)
-        x = to_tensor(real.images)
-        with torch.inference_mode():
-            y = torch.cat([vae.decode(vae.encode(part).mean) for part in x.split(32)]).clamp(-1, 1)
-            perceptual = torch.cat([perceptual_distance(net, a, b) for a, b in zip(x.split(64), y.split(64))])
-        rows[f"{name}, {n}"] = {
-            "psnr": Mean.of(psnr(x, y)),
-            "perceptual": Mean.of(perceptual),
-            **{
-                key: alignment(evaluator, pictures, real.attributes)["concept"]
-                for key, pictures in (("concept", y), ("concept_real", x))
-            },
-        }
-    return rows
-
-
-def evaluate_style(
-    n: int = 100,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    device: str | None = None,
-    folder: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, dict[str, float]]:
-    """Draw n fixed prompts a language that call the 3D style, with its LoRA and without, from the same noise."""
-    steps, guidance, seed = SYSTEMS["stable-diffusion"].options(steps, guidance, seed)
     path = Path(folder or checkpoints.CHECKPOINT_DIR) / "style-3d.safetensors"
     ways = {"without": None, "with": lora_adapter(path)}
     known = {"loras": ("style-3d",)}  # what calls the style is asked of both on purpose
-    systems = {name: open_system("stable-diffusion", device, adapt=adapt, **known) for name, adapt in ways.items()}
+    draws = {name: drawing("stable-diffusion", adapt=adapt, **known, **options) for name, adapt in ways.items()}
     evaluator, rows = load_evaluator(), {}
     for language in LANGUAGES:
         prompts = fixed_prompts(language, n, concepts=concepts("style-3d"), styles=FIRST_STYLES)
         texts = [style_3d.replace_style(p.text, language) for p in prompts]
         targets = [p._replace(style="3d") for p in prompts]
-        for name, system in systems.items():
-            pictures = system.draw(texts, seed, steps, guidance, progress=progress)
-            rows[f"{name} the LoRA, {NAMES[language]}, {n}"] = alignment(evaluator, to_tensor(pictures), targets)
+        for name, draw in draws.items():
+            rows[f"{name} the LoRA, {NAMES[language]}, {n}"] = alignment(evaluator, draw(texts), targets)
     return rows
 
 

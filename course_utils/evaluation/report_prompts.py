@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from pathlib import Path
 
 import torch
 
@@ -31,8 +30,7 @@ from course_utils.evaluation.prompts import (
     held_out_style_prompts,
     matched_seen_prompts,
 )
-from course_utils.evaluation.report import NAMES
-from course_utils.systems.registry import SYSTEMS, open_system
+from course_utils.evaluation.report import NAMES, drawing
 
 SIZE = 64  # pixels a side
 DRAWS = 16  # of one name, to see their variety
@@ -116,28 +114,14 @@ def variety(net: FeatureNet, x: torch.Tensor, prompts: list[Prompt]) -> Mean:
     return Mean.of(ratios)
 
 
-def evaluate_prompts(
-    system: str,
-    n: int = 200,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    device: str | None = None,
-    folder: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, dict[str, float]]:
+def evaluate_prompts(system: str, n: int = 200, **options) -> dict[str, dict[str, float]]:
     """Draw n prompts a language in every form, all compositions never shown, and n / 8 names DRAWS times each.
 
-    system: one that was shown all concepts in the seven flat styles. Returns {row: figures}; the row of real pictures,
-    of the very prompts, is what the evaluator itself gets right, and no network can be expected to do better. The same
-    noise serves all rows. About 11 n + 200 pictures are drawn.
+    system: one that was shown all concepts in the seven flat styles; options: those of `drawing`. Returns {row:
+    figures}; the row of real pictures, of the very prompts, is what the evaluator itself gets right, and no network can
+    be expected to do better. The same noise serves all rows. About 11 n + 200 pictures are drawn.
     """
-    steps, guidance, seed = SYSTEMS[system].options(steps, guidance, seed)
-    opened, evaluator, rows = open_system(system, device, folder), load_evaluator(), {}
-
-    def draw(texts: list[str]) -> torch.Tensor:
-        return to_tensor(opened.draw(texts, seed, steps, guidance, progress=progress))
-
+    draw, evaluator, rows = drawing(system, **options), load_evaluator(), {}
     wanted = {form: partial(make, n=n) for form, make in FORMS.items()} | COMPOSITIONS
     wanted["held-out style"] = partial(held_out_style_prompts, n=n)
     for what, make in wanted.items():
