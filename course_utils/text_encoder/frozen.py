@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils.errors import InputError, integer, prompt_list
-from course_utils.text_encoder.tokenizer import open_tokenizer
+from course_utils.text_encoder.tokenizer import encode, open_tokenizer
 
 BLOCK = 32  # weights that share a scale
 
@@ -162,11 +162,8 @@ def tokenizer_of(path: str | Path, max_tokens: int, prefix: str = "") -> Callabl
     """tokenize(texts) -> ids (B, L) long and mask (B, L) bool, by the tokenizer in a file; prefix: put before each."""
 
     def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        tokenizer = open_tokenizer(path)
-        found = tokenizer.encode_batch([prefix + text for text in texts])
-        length = min(max_tokens, max(len(one.ids) for one in found))
-        ids = torch.tensor([one.ids[:length] for one in found])
-        return ids, torch.tensor([one.attention_mask[:length] for one in found], dtype=torch.bool)
+        ids, mask = encode(open_tokenizer(path), [prefix + text for text in texts])
+        return ids[:, :max_tokens], mask[:, :max_tokens]
 
     return tokenize
 
