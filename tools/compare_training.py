@@ -45,6 +45,7 @@ from course_utils.prefetch import workers_for
 from course_utils.recipes import stable_diffusion_clip as text
 from course_utils.runs import averaged_weights, read_progress
 from course_utils.systems.clip import CLIP, open_clip
+from course_utils.systems.dalle2 import encode_text
 from course_utils.systems.registry import SYSTEMS
 from course_utils.systems.stable_diffusion import LATENT, SCHEDULE, StableDiffusion
 from course_utils.systems.stable_diffusion_clip import CONTEXT_DIM, NAME, VAE_NAME, make_unet, open_text_encoder
@@ -91,10 +92,9 @@ class VectorReader(nn.Module):
         return self.clip.text_model.final_layer_norm
 
     def forward(self, ids):
-        context = self.clip.text_model(ids)
-        vector = self.clip.text_projection(self.clip.text_model.pooled(ids, context))
-        vector = nn.functional.normalize(vector.float(), dim=-1) * CONTEXT_DIM**0.5
-        return torch.cat([context, vector[:, None].to(context)], dim=1)  # (B, L + 1, D)
+        text = encode_text(self.clip, ids)
+        vector = text.text_embed[:, None] * CONTEXT_DIM**0.5
+        return torch.cat([text.context, vector.to(text.context)], dim=1)  # (B, L + 1, D)
 
 
 @lru_cache(maxsize=1)
