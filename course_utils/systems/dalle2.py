@@ -35,7 +35,7 @@ from course_utils.systems.stage import Stage, spread
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID
 
 SCHEDULE = make_schedule("cosine")
-VAE_NAME = "vae"  # of the autoencoder whose latents the decoder draws
+VAE_NAME = "vae-eight"  # of the autoencoder whose latents the decoder draws
 PRIORS = ("diffusion", "ar", "none")  # the first draws when nothing is said; none: the text vector itself is decoded
 PRIOR_STEPS, PRIOR_DRAWS = 25, 2  # the better of two draws goes on: Ramesh et al. 2022, section 2.2
 BUCKETS = 128  # values a code of the autoregressive prior may have; the paper's has 1024
