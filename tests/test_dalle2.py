@@ -23,7 +23,7 @@ from course_utils.generator.prior_diffusion import keep_better
 from course_utils.generator.samplers import dpmpp_2m
 from course_utils.recipes import prior_ar, prior_base, prior_diffusion, unclip_decoder
 from course_utils.systems.clip import make_clip
-from course_utils.systems.dalle2 import DALLE2, PRIORS, cut_padding, make_ar_prior, make_decoder, make_prior
+from course_utils.systems.dalle2 import DALLE2, PRIORS, VAE_NAME, cut_padding, make_ar_prior, make_decoder, make_prior
 from course_utils.systems.registry import SYSTEMS, open_system
 from course_utils.systems.stage import System
 from course_utils.training import train
@@ -176,10 +176,10 @@ def shipped(system, ar, tmp_path, monkeypatch):
     """A folder with checkpoints of all parts, in the place of the shipped ones."""
     monkeypatch.setattr(checkpoints, "CHECKPOINT_DIR", tmp_path)
     clip = checkpoints.sha256(checkpoints.save("clip", system.clip, {}))
-    vae = checkpoints.sha256(checkpoints.save("vae", system.vae, {"scaling_factor": 0.5}))
+    vae = checkpoints.sha256(checkpoints.save(VAE_NAME, system.vae, {"scaling_factor": 0.5}))
     checkpoints.save("prior-diffusion", system.prior, {"parents": {"clip": clip}})
     checkpoints.save("prior-ar", ar, {"parents": {"clip": clip}, "num_dims": ar.num_codes - 1})
-    checkpoints.save("unclip-decoder", system.decoder, {"parents": {"clip": clip, "vae": vae}, "space": "latent"})
+    checkpoints.save("unclip-decoder", system.decoder, {"parents": {"clip": clip, VAE_NAME: vae}, "space": "latent"})
     return tmp_path
 
 
