@@ -21,10 +21,14 @@ WHOLE = 0.25  # of all masks hide the whole picture, as when there is nothing to
 
 def model():
     """Return Stable Diffusion's trained U-Net with five silent channels more: the mask, and the latent of the rest."""
-    unet, trained = CONDITIONS["inpaint"](), checkpoints.load("stable-diffusion", make_unet()).state_dict()
-    wide = torch.zeros_like(unet.conv_in.weight)
-    wide[:, :4] = trained["conv_in.weight"]
-    unet.load_state_dict({**trained, "conv_in.weight": wide})
+    return widen(CONDITIONS["inpaint"](), checkpoints.load("stable-diffusion", make_unet()))
+
+
+def widen(unet, trained):
+    """Fill a U-Net of more input channels with a trained one's weights; what reads the further channels is zero."""
+    state, wide = trained.state_dict(), torch.zeros_like(unet.conv_in.weight)
+    wide[:, :4] = state["conv_in.weight"]
+    unet.load_state_dict({**state, "conv_in.weight": wide})
     return unet
 
 
@@ -38,6 +42,12 @@ def random_masks(n, size, rng):
     return masks
 
 
+def hide(images, masks):
+    """Return images (N, H, W, 3) as bytes, grey, 0 in [-1, 1], where masks (N, 1, H, W) are 1."""
+    hole = masks.transpose(0, 2, 3, 1)
+    return (images * (1 - hole) + 127.5 * hole + 0.5).astype(np.uint8)
+
+
 @lru_cache(maxsize=1)
 def examples():
     """Return the latents of what the masks leave, {"mean", "std", "mask"}: one mask for each of the text's examples."""
@@ -45,9 +55,7 @@ def examples():
     masks = random_masks(len(composed.images), SIZE, np.random.default_rng(9))
 
     def make():
-        hole = masks.transpose(0, 2, 3, 1)
-        kept = (composed.images * (1 - hole) + 127.5 * hole + 0.5).astype(np.uint8)  # grey, 0 in [-1, 1], in the hole
-        mean, std = encode_all(checkpoints.load("vae", VAE()), kept)
+        mean, std = encode_all(checkpoints.load("vae", VAE()), hide(composed.images, masks))
         return {"mean": mean, "std": std, "mask": shrink_mask(torch.from_numpy(masks), mean.shape[-2:])}
 
     return cached("inpaint", digest(composed.images, masks, checkpoint_digest("vae")), make)

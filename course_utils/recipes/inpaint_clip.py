@@ -9,7 +9,7 @@ from course_utils import checkpoints
 from course_utils.checkpoints import scaling_factor
 from course_utils.generator.conditions import shrink_mask
 from course_utils.recipes import stable_diffusion_clip as text
-from course_utils.recipes.inpaint import random_masks
+from course_utils.recipes.inpaint import hide, random_masks, widen
 from course_utils.recipes.latent_base import encode_in_chunks
 from course_utils.recipes.vae import SIZE
 from course_utils.systems.stable_diffusion import LATENT
@@ -19,11 +19,7 @@ from course_utils.training import Recipe
 
 def model():
     """Return Stable Diffusion's trained U-Net with five silent channels more: the mask, and the latent of the rest."""
-    unet, trained = CONDITIONS["inpaint-clip"](), checkpoints.load(NAME, make_unet()).state_dict()
-    wide = torch.zeros_like(unet.conv_in.weight)
-    wide[:, :4] = trained["conv_in.weight"]
-    unet.load_state_dict({**trained, "conv_in.weight": wide})
-    return unet
+    return widen(CONDITIONS["inpaint-clip"](), checkpoints.load(NAME, make_unet()))
 
 
 def masks(chunk):
@@ -32,9 +28,9 @@ def masks(chunk):
 
 
 def compose(chunk):
-    """Return a chunk of the text's examples, grey, 0 in [-1, 1], in the holes."""
-    composed, hole = text.compose(chunk), masks(chunk).transpose(0, 2, 3, 1)
-    return composed._replace(images=(composed.images * (1 - hole) + 127.5 * hole + 0.5).astype(np.uint8))
+    """Return a chunk of the text's examples, grey in the holes."""
+    composed = text.compose(chunk)
+    return composed._replace(images=hide(composed.images, masks(chunk)))
 
 
 @lru_cache(maxsize=1)

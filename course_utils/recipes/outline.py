@@ -21,19 +21,19 @@ def model():
     return CONDITIONS["outline"]()
 
 
+def find_lines(composed):
+    """Return the outlines (N, 1, 64, 64), 0 or 1 as uint8, of N composed examples."""
+    images, alpha = composed.images, torch.from_numpy(composed.masks)[:, None]
+    found = [outline(to_tensor(images[i : i + 64]), alpha[i : i + 64] / 255) for i in range(0, len(images), 64)]
+    return torch.cat(found).byte()
+
+
 @lru_cache(maxsize=1)
 def lines():
-    """Return the outlines (N, 1, 64, 64), 0 or 1 as uint8, of the text's examples."""
+    """Return the outlines (N, 1, 64, 64) of the text's examples."""
     composed = text.compose()
-
-    def make():
-        masks = torch.from_numpy(composed.masks)[:, None]
-        found = [
-            outline(to_tensor(composed.images[i : i + 64]), masks[i : i + 64] / 255) for i in range(0, len(masks), 64)
-        ]
-        return {"lines": torch.cat(found).byte()}
-
-    return cached("outline", digest(composed.images, composed.masks), make)["lines"]
+    source = digest(composed.images, composed.masks)
+    return cached("outline", source, lambda: {"lines": find_lines(composed)})["lines"]
 
 
 def batch(generator, n):

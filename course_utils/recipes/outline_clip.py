@@ -6,11 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from course_utils.data import data_sums, to_tensor
+from course_utils.data import data_sums
 from course_utils.datasets.latent_cache import cached, digest
-from course_utils.generator.conditions import outline
 from course_utils.recipes import stable_diffusion_clip as text
-from course_utils.recipes.outline import FOLD
+from course_utils.recipes.outline import FOLD, find_lines
 from course_utils.systems.stable_diffusion_clip import CONDITIONS, VAE_NAME
 from course_utils.training import Recipe
 
@@ -20,11 +19,9 @@ def model():
     return CONDITIONS["outline-clip"]()
 
 
-def find_lines(composed):
+def packed_lines(composed):
     """Return the outlines of a chunk of examples, eight pixels a byte: uint8 (CHUNK, 1, 64, 8)."""
-    images, alpha = composed.images, torch.from_numpy(composed.masks)[:, None]
-    found = [outline(to_tensor(images[i : i + 64]), alpha[i : i + 64] / 255) for i in range(0, len(images), 64)]
-    return torch.from_numpy(np.packbits(torch.cat(found).byte().numpy(), axis=-1))
+    return torch.from_numpy(np.packbits(find_lines(composed).numpy(), axis=-1))
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +30,7 @@ def lines():
     first = text.compose(0)
 
     def make():
-        return {"lines": torch.cat([find_lines(text.compose(k) if k else first) for k in range(text.CHUNKS)])}
+        return {"lines": torch.cat([packed_lines(text.compose(k) if k else first) for k in range(text.CHUNKS)])}
 
     return cached("outline-clip", digest(first.images, first.masks, text.CHUNKS, data_sums()), make)["lines"]
 

@@ -56,10 +56,14 @@ def write_caption(row, rng):
 
 def batch(generator, n, index=None):
     """Draw n examples, or take those of an index (n,): latents "z" of variance 1, tokens "ids" of their captions."""
-    latents, attributes = examples()
     index = torch.randint(EXAMPLES, (n,), generator=generator) if index is None else index
+    return take(*examples(), index, write_caption, generator)
+
+
+def take(latents, attributes, index, caption_of, generator):
+    """Return the examples of an index (n,), "z" and "ids"; caption_of(what an example shows, rng): its caption."""
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-    ids = tokenize([write_caption(attributes[i], rng) for i in index])
+    ids = tokenize([caption_of(attributes[i], rng) for i in index])
     return {"z": scaling_factor() * sample_latents(latents, index, generator), "ids": ids}
 
 

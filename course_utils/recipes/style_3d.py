@@ -3,16 +3,13 @@
 import re
 from functools import lru_cache
 
-import numpy as np
 import torch
 
-from course_utils.checkpoints import scaling_factor
 from course_utils.data import load_emoji
 from course_utils.datasets.compose import LANGUAGES, Composer, caption
 from course_utils.recipes import stable_diffusion as text
-from course_utils.recipes.latent_base import encode_examples, lora_unet, sample_latents, text_loss
+from course_utils.recipes.latent_base import encode_examples, lora_unet, text_loss
 from course_utils.recipes.vae import SIZE
-from course_utils.systems.stable_diffusion import tokenize
 from course_utils.training import Recipe
 
 EXAMPLES = 4_096  # about 35 of each picture
@@ -56,9 +53,7 @@ def batch(generator, n):
     latents, attributes = examples()
     weights = torch.tensor([OFTEN if row["concept"] in FEATURED else 1.0 for row in attributes])
     index = torch.multinomial(weights, n, replacement=True, generator=generator)
-    rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
-    ids = tokenize([write_caption(attributes[i], rng) for i in index])
-    return {"z": scaling_factor() * sample_latents(latents, index, generator), "ids": ids}
+    return text.take(latents, attributes, index, write_caption, generator)
 
 
 RECIPE = Recipe(
