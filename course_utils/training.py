@@ -155,8 +155,8 @@ class Run:
         self.network.to(self.accelerator.device)
         self.ema, self.batch_size = EMA(self.network, recipe.ema_decay), recipe.batch_size
         self.batches = Batches(recipe.batch, self.seed_of, workers, pin=self.accelerator.device.type == "cuda")
-        self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "skipped": 0, "before": before}
-        self.progress["curve"] = []
+        self.progress = {"step": 0, "seconds": 0.0, "pictures": 0, "loss": 0.0, "skipped": 0}
+        self.progress |= {"before": before, "curve": []}
         self.diverged = False
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, recipe), recipe.lr, fused=True)
 
@@ -164,7 +164,8 @@ class Run:
         """Go back to what was saved."""
         if self.path is None or not self.path.exists():
             raise CheckpointError(f"there is no run of {self.recipe.name!r} to resume: train it without --resume first")
-        self.progress |= load_run(self.path, self.network, self.ema, self.optimizer)
+        saved = load_run(self.path, self.network, self.ema, self.optimizer)
+        self.progress |= {key: value for key, value in saved.items() if key in self.progress}
 
     def prepare(self):
         """Hand network and optimizer to accelerate, which spreads them over the devices."""
@@ -271,7 +272,7 @@ def train(
     progress["budget"] = budget
     began = time.monotonic() - progress["seconds"]
     saved = began_here = time.monotonic()
-    seen_here = 0
+    seen_here = 0  # pictures of this session, for its speed: a resumed run may have begun on another machine
     try:
         while (seconds := shared_clock(run.accelerator, time.monotonic() - began)) < budget:
             warm = min(1.0, (progress["step"] + 1) / max(1, recipe.warmup))
@@ -280,20 +281,7 @@ def train(
             progress["seconds"] = time.monotonic() - began
             run.add_point()
             speed = seen_here / (time.monotonic() - began_here)
-            yield TrainState(
-                progress["step"],
-                progress["loss"],
-                progress["pictures"],
-                progress["seconds"],
-                budget,
-                speed,
-                lr,
-                run.network,
-                run.ema.model,
-                progress["skipped"],
-                progress["before"],
-                progress["curve"],
-            )
+            yield TrainState(**progress, pictures_per_s=speed, lr=lr, model=run.network, ema=run.ema.model)
             if time.monotonic() - saved >= save_every:
                 run.save()
                 saved = time.monotonic()

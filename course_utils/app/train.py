@@ -91,8 +91,8 @@ def refuse_to_discard(where: Path, args: argparse.Namespace) -> None:
     from course_utils.runs import read_progress
 
     progress = read_progress(where)
-    left = progress.get("budget", float("inf")) - progress.get("seconds", float("inf"))  # nan: nothing to lose
-    if left > 1 and not args.resume and not args.restart:
+    unfinished = progress and progress.get("budget", float("inf")) - progress["seconds"] > 1
+    if unfinished and not args.resume and not args.restart:
         raise errors.InputError(
             f"{where} holds an unfinished run of {progress['step']:,} steps: --resume goes on with "
             "it, --restart throws it away, another --run-dir lets it be"
@@ -110,12 +110,15 @@ def beginning(recipe, args: argparse.Namespace, resumed: Path | None) -> dict:
 
     check_required(recipe)
     before = {"parents": {name: checkpoints.card(name)["sha256"] for name in recipe.requires}}
-    begun_with = (read_progress(resumed).get("before") or before)["parents"] if resumed else before["parents"]
-    if others := [name for name, digest in before["parents"].items() if begun_with.get(name, digest) != digest]:
-        raise errors.InputError(
-            f"{resumed} was begun with another {others[0]}.safetensors than there is now: bring it back, or --restart"
-        )
-    if args.from_shipped and not resumed:
+    if resumed:
+        begun_with = (read_progress(resumed).get("before") or before)["parents"]
+        for name, digest in before["parents"].items():
+            if begun_with.get(name, digest) != digest:
+                raise errors.InputError(
+                    f"{resumed} was begun with another {name}.safetensors than there is now: bring it back, or "
+                    "--restart"
+                )
+    elif args.from_shipped:
         card = checkpoints.card(recipe.name)
         before |= {key: card.get(key, 0) for key in ("steps", "pictures", "minutes")}
         before["history"] = f"{card['history']}; then " if "history" in card else ""
@@ -188,21 +191,10 @@ def clock(seconds: float) -> str:
 
 def resume_command(args: argparse.Namespace) -> str:
     """The command that goes on with what these arguments began, to be pasted into a shell."""
-    flags = {"--continue": args.from_shipped, "--replace": args.replace}
-    options = {
-        "--minutes": f"{args.minutes:.10g}",
-        "--seed": args.seed,
-        "--run-dir": args.run_dir,
-        **({"--device": args.device} if args.device else {}),
-    }
-    words = [
-        "course",
-        "train",
-        args.name or "--all",
-        *(str(x) for option in options.items() for x in option),
-        "--resume",
-        *(flag for flag, said in flags.items() if said),
-    ]
+    words = ["course", "train", args.name or "--all", "--minutes", f"{args.minutes:.10g}"]
+    words += ["--seed", str(args.seed), "--run-dir", str(args.run_dir)]
+    words += ["--device", args.device] if args.device else []
+    words += ["--resume", *["--continue"] * args.from_shipped, *["--replace"] * args.replace]
     return shlex.join(words)
 
 
@@ -244,7 +236,9 @@ def describe(recipe, state, device, seed: int) -> dict:
         point | {key: round(before.get(key, 0) + point[key], 1) for key in ("minutes", "pictures")}
         for point in state.curve
     ]
-    card |= {"parents": before.get("parents", {})} | (recipe.measure(state.ema) if recipe.measure else {})
+    card["parents"] = before.get("parents", {})
+    if recipe.measure:
+        card |= recipe.measure(state.ema)
     return card | {"metrics": {"training_loss": round(state.loss, 5)}}
 
 
