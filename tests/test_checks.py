@@ -572,56 +572,99 @@ WRONG += [
 
 
 # ------------------------------------------------------------------ notebook 06
-def blend(zt, known, eps, mask, a, power=0.5):
-    return mask * zt + (1 - mask) * (a**power * known + (1 - a) ** power * eps)
+def rest_of(table, strength):
+    return table[len(table) - int(strength * len(table)) :]
 
 
-def beside_it(zt, mask, kept, **options):
-    return torch.cat([zt, F.interpolate(mask, zt.shape[-2:], **options), kept], 1)
+def sdedit(z, eps, table, strength, alpha_bar, denoise, rest=rest_of, at=0, mix=None):
+    left = rest(table, strength)
+    if len(left) == 0:
+        return z
+    a = alpha_bar[left[at]].float()
+    return denoise(a**0.5 * z + (1 - a) ** 0.5 * eps if mix is None else mix(z, eps, a), left)
 
 
-def ask(context, position, own=True, root=True):
-    q = context.mean(1, keepdim=True) + position
-    k = torch.cat([q, context], 1) if own else context
-    return F.scaled_dot_product_attention(q, k, k, scale=None if root else 1.0)[:, 0]
+def noised_by_count(z, eps, table, strength, alpha_bar, denoise):
+    a = alpha_bar[int(strength * (len(alpha_bar) - 1))].float()
+    return sdedit(z, eps, table, strength, alpha_bar, denoise, mix=lambda z, eps, _: a**0.5 * z + (1 - a) ** 0.5 * eps)
+
+
+def no_way_out(z, eps, table, strength, alpha_bar, denoise):
+    return denoise(z, table[len(table) - int(strength * len(table))].reshape(1))
+
+
+def beside_it(zt, picture, mask, encode, keep=lambda x, m: x - x * m, **options):
+    return torch.cat([zt, F.interpolate(mask, zt.shape[-2:], **options), encode(keep(picture, mask))], 1)
+
+
+def covered(maps, mask, mode="area"):
+    cover = F.adaptive_avg_pool2d(mask, maps.shape[-2:]) if mode == "area" else F.interpolate(mask, maps.shape[-2:])
+    weights = maps / maps.flatten(1).sum(1).view(-1, 1, 1)
+    return torch.einsum("bhw,bhw->b", weights, cover[:, 0]) / cover.mean((1, 2, 3))
+
+
+def hole_filled(model, zT, known, mask, table, alpha_bar, stands=lambda a, a_next: a_next, flip=False):
+    zt, hole = zT, (1 - mask if flip else mask).bool()
+    ends = [alpha_bar[t] for t in table[1:]] + [1.0]
+    for t, a_next in zip(table, ends):
+        a = alpha_bar[t]
+        z0 = model(zt, t)
+        zt = a_next**0.5 * z0 + ((1 - a_next) / (1 - a)) ** 0.5 * (zt - a**0.5 * z0)
+        b = stands(a, a_next)
+        zt = torch.where(hole, zt, b**0.5 * known + (1 - b) ** 0.5 * zT)
+    return zt
 
 
 SOLUTIONS |= {
-    "06-picture": lambda decode, z, s: decode(z / s).clamp(-1, 1),
-    "06-strength": lambda table, strength: table[len(table) - int(strength * len(table)) :],
-    "06-keep": blend,
+    "06-strength": lambda table, strength: table.flip(0)[: int(strength * len(table))].flip(0),
+    "06-img2img": sdedit,
     "06-nine": beside_it,
-    "06-pool": ask,
+    "06-enrichment": covered,
+    "06-grain": hole_filled,
     "06-two": lambda n, p, b, ps, ts: (1 - ps) * n + (ps - ts) * p + ts * b,
 }
 WRONG += [
-    ("06-picture", lambda decode, z, s: decode(z * s).clamp(-1, 1), "wrong side"),
-    ("06-picture", lambda decode, z, s: decode(z).clamp(-1, 1), "scale is missing"),
-    ("06-picture", lambda decode, z, s: decode(z / s), "nothing is clipped"),
-    ("06-picture", lambda decode, z, s: ((decode(z / s) + 1) / 2).clamp(0, 1), "[-1, 1]"),
-    ("06-picture", lambda decode, z, s: decode(z.div_(s)).clamp(-1, 1), "in place"),
+    ("06-strength", lambda table, strength: table[-int(strength * len(table)) :], "whole table where n is 0"),
     ("06-strength", lambda table, strength: table[: int(strength * len(table))], "noisy part"),
     ("06-strength", lambda table, strength: table[int(strength * len(table)) :], "turned round"),
+    ("06-strength", lambda table, strength: table[len(table) - round(strength * len(table)) :], "rounded"),
     ("06-strength", lambda table, strength: table[-round(strength * len(table)) :], "rounded"),
-    ("06-strength", lambda table, strength: table[-int(strength * len(table)) :].flip(0), "reversed"),
-    ("06-strength", lambda table, strength: table[-int(strength * len(table)) :].tolist(), "list"),
-    ("06-strength", lambda table, strength: table[-(strength * len(table)) :], "TypeError"),
-    ("06-keep", lambda zt, k, e, m, a: blend(zt, k, e, 1 - m, a), "turned round"),
-    ("06-keep", lambda zt, k, e, m, a: m * zt + (1 - m) * k, "same step first"),
-    ("06-keep", lambda *args: blend(*args, power=1), "roots are missing"),
-    ("06-keep", lambda zt, k, e, m, a: blend(zt, k, torch.randn_like(e), m, a), "random"),
-    ("06-nine", lambda zt, m, k: torch.cat([zt, m, k], 1), "Sizes of tensors"),
-    ("06-nine", lambda zt, m, k: beside_it(zt, m, k, mode="bilinear", antialias=True), "grey borders"),
-    ("06-nine", lambda zt, m, k: beside_it(k, m, zt), "exchanged"),
-    ("06-nine", lambda zt, m, k: beside_it(zt, m, k)[:, [0, 1, 2, 3, 5, 6, 7, 8, 4]], "order"),
-    ("06-pool", lambda c, p: ask(c, p, own=False), "not among the tokens"),
-    ("06-pool", lambda c, p: ask(c, p, root=False), "sqrt(D)"),
-    ("06-pool", lambda c, p: ask(c, 0 * p), "position is not added"),
-    ("06-pool", lambda c, p: c.mean(1), "plain mean"),
+    ("06-strength", lambda table, strength: rest_of(table, strength).flip(0), "reversed"),
+    ("06-strength", lambda table, strength: rest_of(table, strength).tolist(), "list"),
+    ("06-strength", lambda table, strength: table[len(table) - strength * len(table) :], "TypeError"),
+    ("06-img2img", lambda *args: sdedit(*args, rest=lambda table, _: table), "the strength does nothing"),
+    ("06-img2img", lambda *args: sdedit(*args, at=-1), "begin with the noisiest"),
+    ("06-img2img", lambda *args: sdedit(*args, mix=lambda z, e, a: a * z + (1 - a) * e), "roots are missing"),
+    ("06-img2img", lambda *args: sdedit(*args, mix=lambda z, e, a: z + (1 - a) ** 0.5 * e), "shrink the latent"),
+    ("06-img2img", lambda *args: sdedit(*args, mix=lambda z, e, a: z), "not noised"),
+    ("06-img2img", noised_by_count, "numbers do not yet agree"),
+    ("06-img2img", no_way_out, "IndexError"),
+    ("06-img2img", lambda *args: sdedit(args[0], torch.randn(2, 4, 6, 6), *args[2:]), "random"),
+    ("06-nine", lambda zt, x, m, encode: torch.cat([zt, m, encode(x * (1 - m))], 1), "shrink the mask"),
+    ("06-nine", lambda zt, x, m, encode: torch.cat([zt, m, x * (1 - m)], 1), "shrink the mask"),
+    ("06-nine", lambda *args: beside_it(*args, mode="bilinear", antialias=True), "grey borders"),
+    ("06-nine", lambda *args: beside_it(*args, keep=lambda x, m: x), "shown the whole picture"),
+    ("06-nine", lambda *args: beside_it(*args, keep=lambda x, m: x * m), "exchanged"),
+    ("06-nine", lambda zt, x, m, encode: beside_it(zt, x, m, lambda y: encode(x)) * 1, "shown the whole picture"),
+    ("06-nine", lambda *args: beside_it(*args)[:, [0, 1, 2, 3, 5, 6, 7, 8, 4]], "order"),
+    ("06-enrichment", lambda maps, mask: covered(maps, mask, "nearest"), "nearest pixels"),
+    ("06-enrichment", lambda maps, mask: covered(maps, 1 - mask), "on the background"),
+    ("06-enrichment", lambda maps, mask: covered(maps, mask) * mask.mean((1, 2, 3)), "share of the attention alone"),
+    ("06-enrichment", lambda maps, mask: covered(maps, mask) * maps.sum((1, 2)), "not divided by their sum"),
+    ("06-enrichment", lambda maps, mask: covered(maps, mask).mean(), "shape"),
+    ("06-enrichment", lambda maps, mask: (maps * mask[:, 0]).sum((1, 2)), "must match"),
+    ("06-grain", lambda *args: hole_filled(*args, stands=lambda a, b: a), "the bug is still there"),
+    ("06-grain", lambda *args: hole_filled(*args, stands=lambda a, b: 1.0), "clean at every step"),
+    ("06-grain", lambda *args: hole_filled(*args, flip=True), "turned round"),
+    ("06-grain", lambda model, zT, known, mask, *more: mask * zT + (1 - mask) * known, "numbers do not yet agree"),
+    ("06-grain", lambda model, zT, *more: hole_filled(model, torch.randn_like(zT), *more), "random"),
+    ("06-grain", lambda model, zT, known, mask, table, a: hole_filled(model, zT, known, mask, table[:-1], a), "agree"),
     ("06-two", lambda n, p, b, ps, ts: n + ts * (p - n) + ps * (b - p), "exchanged"),
     ("06-two", lambda n, p, b, ps, ts: n + ps * (p - n) + ts * (b - n), "counted twice"),
     ("06-two", lambda n, p, b, ps, ts: (1 - ps) * n + (ps + ts) * p - ts * b, "the wrong way"),
     ("06-two", lambda n, p, b, ps, ts: ps * (p - n) + ts * (b - p), "start is missing"),
+    ("06-two", lambda n, p, b, ps, ts: b + ps * (p - n) + ts * (b - p), "starts at the answer with both"),
+    ("06-two", lambda n, p, b, ps, ts: n + ps * (p - n), "numbers do not yet agree"),
 ]
 
 

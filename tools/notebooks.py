@@ -36,7 +36,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-SHRINK_ABOVE = 50_000  # bytes of a PNG
+SHRINK_ABOVE, MANY = 20_000, 150_000  # bytes of a PNG; of one with a dozen drawings and more
 CELL_TIMEOUT = 600  # seconds; the longest cell trains for 90
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 METADATA = {  # the same on every machine: no kernel path, no Python patch version, no widget state
@@ -159,7 +159,7 @@ def dumps(nb: NotebookNode) -> str:
 
 
 def shrink(nb: NotebookNode) -> None:
-    """Store large pictures among the outputs with 256 colours: noise hardly compresses, and history is for ever."""
+    """Store large pictures among the outputs with few colours: noise hardly compresses, and history is for ever."""
     from PIL import Image
 
     for cell in nb.cells:
@@ -168,7 +168,8 @@ def shrink(nb: NotebookNode) -> None:
             if len(png) > SHRINK_ABOVE:
                 small = io.BytesIO()
                 picture = Image.open(io.BytesIO(png)).convert("RGB")
-                picture.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+                colors = 128 if len(png) > MANY else 256
+                picture.quantize(colors, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
                 output.data["image/png"] = base64.b64encode(small.getvalue()).decode()
 
 

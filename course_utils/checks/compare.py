@@ -66,7 +66,11 @@ def explain_exception(error: Exception, answer: Callable) -> str:
     name = getattr(answer, "__name__", "")
     if isinstance(error, TypeError) and f"{name}()" in reason and "argument" in reason:
         return f"the function does not take the arguments of the exercise: {reason}."  # the call itself failed
-    advice = " A number per picture needs shape (B, 1, 1, 1) to meet (B, C, H, W)." if "must match" in reason else ""
+    advice = ""
+    if "Sizes of tensors must match" in reason:  # of torch.cat and torch.stack
+        advice = " To be joined, tensors must have one size along all other axes."
+    elif "must match" in reason:
+        advice = " A number per picture needs shape (B, 1, 1, 1) to meet (B, C, H, W)."
     return f"line {number}{f', `{line}`,' if line else ''} stopped with {type(error).__name__}: {reason}.{advice}"
 
 

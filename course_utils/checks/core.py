@@ -37,7 +37,7 @@ class Exercise:
     reference(*args) -> right answer, or None where many answers are right and `examine` alone judges;
     cases(generator, i) -> tuple of arguments of case i; mistakes: (message, function(*args)) pairs, likeliest first;
     hints: three, of rising strength; tolerance: relative and absolute; examine(answer, args) -> a complaint or None,
-    run on every case after the comparison.
+    run on every case after the comparison; slips: (words, message) pairs, said where an exception holds the words.
     """
 
     reference: Callable | None
@@ -46,6 +46,7 @@ class Exercise:
     mistakes: tuple[tuple[str, Callable], ...] = ()
     tolerance: float = 1e-4
     examine: Callable[[Callable, tuple], str | None] | None = None
+    slips: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,9 @@ def _judge(exercise: Exercise, answer: Callable, seed: int) -> tuple[str, str]:
     except Exception as error:  # a learner's mistake of any kind: it is told in one sentence
         if is_stub(error, answer):
             return "not solved yet", "replace the line with NotImplementedError by your own, then run both cells again."
+        for words, message in exercise.slips:
+            if words in str(error):
+                return "not right yet", message
         return "not right yet", explain_exception(error, answer)
     return ("not right yet", complaint) if complaint else ("right", f"{CASES} fresh random cases agree.")
 

@@ -1,4 +1,4 @@
-"""The exercises on conditions: a part that stays, nine channels, a whole text in one vector."""
+"""The exercises on a part that stays: what an inpainting network sees, and a blend that goes wrong."""
 
 from __future__ import annotations
 
@@ -6,72 +6,40 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.checks.core import Exercise
-
-
-# ------------------------------------------------------------------ keep the known part
-def keep_case(g: torch.Generator, i: int) -> tuple:
-    """(zt, known, eps, mask, alpha_bar_t): the mask is 1 where the picture is drawn anew."""
-    zt, known, eps = torch.randn(3, 2, 4, 6, 6, generator=g)
-    mask = (torch.rand(2, 1, 6, 6, generator=g) < 0.5).float()
-    return zt, 1.5 * known, eps, mask, torch.tensor((0.9, 0.5, 0.2, 0.05, 0.7)[i])
-
-
-def keep(zt, known, eps, mask, alpha_bar_t, root=lambda a: a.sqrt()):
-    """Blend the sample with the known latent, noised to the same step."""
-    return mask * zt + (1 - mask) * (root(alpha_bar_t) * known + root(1 - alpha_bar_t) * eps)
-
-
-KEEP = Exercise(
-    reference=lambda *args: keep(*args),
-    cases=keep_case,
-    mistakes=(
-        (
-            "the mask is turned round: it is 1 where the picture is drawn anew, so zt belongs there.",
-            lambda zt, k, e, m, a: keep(zt, k, e, 1 - m, a),
-        ),
-        (
-            "the known part is clean, and the rest is noisy: noise it to the same step first.",
-            lambda zt, k, e, m, a: m * zt + (1 - m) * k,
-        ),
-        (
-            "the roots are missing: the closed form has sqrt(alpha_bar) and sqrt(1 - alpha_bar).",
-            lambda zt, k, e, m, a: keep(zt, k, e, m, a, lambda a: a),
-        ),
-        (
-            "the two coefficients are exchanged: the picture gets sqrt(alpha_bar).",
-            lambda zt, k, e, m, a: keep(zt, k, e, m, 1 - a),
-        ),
-        (
-            "this noises the known part and forgets to blend it with zt.",
-            lambda zt, k, e, m, a: keep(zt, k, e, 0 * m, a),
-        ),
-        ("nothing is put back: this is zt, hidden where the picture is known.", lambda zt, k, e, m, a: m * zt),
-        (
-            "the sample is noised a second time: only the known latent needs noise.",
-            lambda zt, k, e, m, a: keep(keep(zt, zt, e, 0 * m, a), k, e, m, a),
-        ),
-    ),
-    hints=(
-        "Bring the known latent to the noise of step t first. Then choose, place by place.",
-        "Noised: sqrt(alpha_bar) * known + sqrt(1 - alpha_bar) * eps. Chosen: mask * new + (1 - mask) * old.",
-        "mask * zt + (1 - mask) * (alpha_bar_t.sqrt() * known + (1 - alpha_bar_t).sqrt() * eps).",
-    ),
-)
+from course_utils.generator.schedules import make_schedule
 
 
 # ------------------------------------------------------------------ nine channels
+def toy_encode(pictures):
+    """Stand in for an encoder: (B, 3, H, W) -> (B, 4, H/4, W/4); not linear, and each place sees 12 x 12 pixels."""
+    h = torch.tanh(F.avg_pool2d(pictures, 3, stride=1, padding=1) + 0.3)
+    h = F.avg_pool2d(h, 12, stride=4, padding=4)
+    return torch.cat([h, h.square().mean(dim=1, keepdim=True)], dim=1)
+
+
 def nine_case(g: torch.Generator, i: int) -> tuple:
-    """(zt, mask, kept): latents of h x w places, a mask of four times the side, cut out at odd places."""
+    """(zt, picture, mask, encode): a picture of four times the latent's side, and a hole at odd places."""
     side = 6 + i
-    zt, kept = torch.randn(2, 2, 4, side, side, generator=g)
+    zt, picture = torch.randn(2, 4, side, side, generator=g), torch.rand(2, 3, 4 * side, 4 * side, generator=g) * 2 - 1
     mask = (torch.rand(2, 1, 4 * side, 4 * side, generator=g) < 0.5).float()
-    return zt, mask, kept
+    return zt, picture, mask, toy_encode
 
 
-def nine(zt, mask, kept, shrink=lambda mask, size: F.interpolate(mask, size=size), order=(0, 1, 2)):
-    """Latent, mask, masked latent, in Stable Diffusion's order."""
-    parts = zt, shrink(mask, zt.shape[-2:]), kept
+def shrink(mask, size):
+    """The nearest pixel decides."""
+    return F.interpolate(mask, size=size)
+
+
+def nine(zt, picture, mask, encode, small=shrink, order=(0, 1, 2), hide=lambda picture, mask: picture * (1 - mask)):
+    """Latent, mask, latent of what is kept, in Stable Diffusion's order."""
+    parts = zt, small(mask, zt.shape[-2:]), encode(hide(picture, mask))
     return torch.cat([parts[i] for i in order], dim=1)
+
+
+def _hidden_late(zt, picture, mask, encode):
+    """The whole picture is encoded, and its latent masked."""
+    small = shrink(mask, zt.shape[-2:])
+    return torch.cat([zt, small, encode(picture) * (1 - small)], dim=1)
 
 
 def smooth(mask, size):
@@ -84,6 +52,18 @@ NINE = Exercise(
     cases=nine_case,
     mistakes=(
         (
+            "the network is shown the whole picture, also what it is to draw: hide that before you encode.",
+            lambda *args: nine(*args, hide=lambda picture, mask: picture),
+        ),
+        (
+            "the part is hidden after encoding: every latent place has already seen its neighbours. Hide it before.",
+            _hidden_late,
+        ),
+        (
+            "what is kept and what is hidden are exchanged: 1 is drawn anew, so picture * (1 - mask) is kept.",
+            lambda *args: nine(*args, hide=lambda picture, mask: picture * mask),
+        ),
+        (
             "the order is another one: latent 4, mask 1, masked latent 4. The trained weights know no other.",
             lambda *args: nine(*args, order=(0, 2, 1)),
         ),
@@ -94,62 +74,117 @@ NINE = Exercise(
         ("the masked latent and the noisy one are exchanged.", lambda *args: nine(*args, order=(2, 1, 0))),
         (
             "the mask is averaged, so it has grey borders: the nearest pixel decides (F.interpolate as it is).",
-            lambda *args: nine(*args, shrink=smooth),
+            lambda *args: nine(*args, small=smooth),
         ),
         (
             "the mask is cut out of a corner; shrink it.",
-            lambda *args: nine(*args, shrink=lambda mask, size: mask[..., : size[0], : size[1]]),
+            lambda *args: nine(*args, small=lambda mask, size: mask[..., : size[0], : size[1]]),
         ),
         (
-            "the mask is turned round: 1 stays where the picture is drawn anew.",
-            lambda zt, mask, kept: nine(zt, 1 - mask, kept),
+            "the mask's channel is turned round: 1 stays where the picture is drawn anew.",
+            lambda *args: nine(*args, small=lambda mask, size: 1 - shrink(mask, size)),
         ),
-        ("the mask is missing: 8 channels instead of 9.", lambda zt, mask, kept: torch.cat([zt, kept], dim=1)),
+        (
+            "the mask is missing: 8 channels instead of 9.",
+            lambda zt, picture, mask, encode: torch.cat([zt, encode(picture * (1 - mask))], dim=1),
+        ),
+    ),
+    slips=(
+        (
+            "Sizes of tensors must match except in dimension 1",
+            "the mask, or the picture, still has the picture's size: shrink the mask to the latent's, encode the "
+            "picture, then join them.",
+        ),
     ),
     hints=(
-        "The mask has the size of the picture, the latents are smaller. Make it fit first.",
+        "Three things side by side, all at the latent's size. The picture must lose its middle first.",
         "F.interpolate(mask, size=zt.shape[-2:]) takes the nearest pixel; torch.cat(..., dim=1) joins channels.",
-        "torch.cat([zt, F.interpolate(mask, size=zt.shape[-2:]), kept], dim=1).",
+        "Channels 0-3 are zt, channel 4 the small mask, channels 5-8 the latent of the picture times (1 - mask).",
     ),
 )
 
 
-# ------------------------------------------------------------------ one vector of a whole text
-def pool_case(g: torch.Generator, i: int) -> tuple:
-    """(context, position): texts of a few tokens, and the vector that is added to their mean."""
-    return 2 * torch.randn(2, 4 + i, 8, generator=g), torch.randn(1, 8, generator=g)
+# ------------------------------------------------------------------ the grain in the kept part
+ALPHA_BAR = make_schedule("cosine").alpha_bar.tolist()
 
 
-def pool(context, position, scale=None, among=lambda question, context: torch.cat([question, context], dim=1)):
-    """Attention of the mean token over itself and all others; one head, no projections."""
-    question = context.mean(dim=1, keepdim=True) + position  # (B, 1, D)
-    tokens = among(question, context)  # (B, 1 + L, D)
-    shares = (question @ tokens.transpose(1, 2) / (scale or context.shape[-1] ** 0.5)).softmax(dim=-1)
-    return (shares @ tokens)[:, 0]
+def toy_model(zt, t):
+    """Stand in for a network that predicts the clean latent: not linear, minds the step, and each place all others."""
+    return torch.tanh(zt * (1 + t / 1000)) + 0.5 * zt.mean(dim=(2, 3), keepdim=True)
 
 
-POOL = Exercise(
-    reference=lambda *args: pool(*args),
-    cases=pool_case,
+def grain_case(g: torch.Generator, i: int) -> tuple:
+    """(model, zT, known, mask, table, alpha_bar)."""
+    zT, known = torch.randn(2, 2, 4, 6, 6, generator=g)
+    mask = (torch.rand(2, 1, 6, 6, generator=g) < 0.5).float()
+    steps = 3 + i
+    return toy_model, zT, known, mask, [1000 * k // steps - 1 for k in range(steps, 0, -1)], list(ALPHA_BAR)
+
+
+def fill(model, zT, known, mask, table, alpha_bar, back=None):
+    """DDIM with the known part put back, noised to where the sample stands; back(known, zT, a, a_next): what is put."""
+    zt, back = zT, back or (lambda known, zT, a, a_next: a_next**0.5 * known + (1 - a_next) ** 0.5 * zT)
+    for t, t_next in zip(table, [*table[1:], None], strict=True):
+        a, a_next = alpha_bar[t], 1.0 if t_next is None else alpha_bar[t_next]
+        z0 = model(zt, t)
+        eps = (zt - a**0.5 * z0) / (1 - a) ** 0.5
+        zt = a_next**0.5 * z0 + (1 - a_next) ** 0.5 * eps
+        zt = mask * zt + (1 - mask) * back(known, zT, a, a_next)
+    return zt
+
+
+def _before(model, zT, known, mask, table, alpha_bar):
+    """The known part is put back before the network is called, and never after the last step."""
+    zt = zT
+    for t, t_next in zip(table, [*table[1:], None], strict=True):
+        a, a_next = alpha_bar[t], 1.0 if t_next is None else alpha_bar[t_next]
+        zt = mask * zt + (1 - mask) * (a**0.5 * known + (1 - a) ** 0.5 * zT)
+        z0 = model(zt, t)
+        eps = (zt - a**0.5 * z0) / (1 - a) ** 0.5
+        zt = a_next**0.5 * z0 + (1 - a_next) ** 0.5 * eps
+    return zt
+
+
+def _at_the_end(model, zT, known, mask, table, alpha_bar):
+    """The bug, with the clean latent pasted in at the end."""
+    zt = fill(model, zT, known, mask, table, alpha_bar, lambda k, e, a, b: a**0.5 * k + (1 - a) ** 0.5 * e)
+    return mask * zt + (1 - mask) * known
+
+
+GRAIN = Exercise(
+    reference=lambda *args: fill(*args),
+    cases=grain_case,
     mistakes=(
         (
-            "the question is not among the tokens that answer: lay it before the context.",
-            lambda c, p: pool(c, p, among=lambda question, context: context),
+            "the bug is still there: after the step zt stands at t_next, and the known part is noised to t.",
+            lambda *args: fill(*args, lambda k, e, a, b: a**0.5 * k + (1 - a) ** 0.5 * e),
         ),
-        ("the logits are not divided by sqrt(D): the softmax is too sharp.", lambda c, p: pool(c, p, scale=1.0)),
-        ("position is not added to the mean.", lambda c, p: pool(c, 0 * p)),
-        ("this is the plain mean: no token is weighed.", lambda c, p: c.mean(dim=1)),
-        ("this is the question itself; it has not asked yet.", lambda c, p: c.mean(dim=1) + p),
         (
-            "the tokens are averaged evenly: take the softmax of question @ tokens as weights.",
-            lambda c, p: torch.cat([c.mean(dim=1, keepdim=True) + p, c], dim=1).mean(dim=1),
+            "the grain is pasted over at the end, and the cause is still there: at every step the two parts are noised "
+            "to different steps.",
+            _at_the_end,
         ),
-        ("the logits are divided by D, not by its root.", lambda c, p: pool(c, p, scale=c.shape[-1])),
+        (
+            "the known part is put back clean at every step: a clean part beside a noisy one is nothing that the "
+            "network has seen.",
+            lambda *args: fill(*args, lambda k, e, a, b: k),
+        ),
+        (
+            "the mask is turned round: 1 is drawn anew, so zt belongs there.",
+            lambda model, zT, known, mask, *more: fill(model, zT, known, 1 - mask, *more),
+        ),
+        (
+            "the known part is put back before the network is called; after the last step nobody puts it back.",
+            _before,
+        ),
+        (
+            "the roots are missing: the closed form has sqrt(alpha_bar) and sqrt(1 - alpha_bar).",
+            lambda *args: fill(*args, lambda k, e, a, b: b * k + (1 - b) * e),
+        ),
     ),
     hints=(
-        "The mean of the tokens, plus position, asks; it and all tokens answer.",
-        "question (B, 1, D), tokens = cat([question, context], 1); shares = softmax(question @ tokensᵀ / sqrt(D)).",
-        "q = context.mean(1, keepdim=True) + position; k = torch.cat([q, context], 1); "
-        "F.scaled_dot_product_attention(q, k, k)[:, 0].",
+        "Which noise is left in the kept part when the loop ends? Follow one kept place through the last step.",
+        "After the step zt stands at t_next. What is put back must stand there too.",
+        "One letter pair is wrong in the last line of the loop: whose alpha_bar is it?",
     ),
 )
