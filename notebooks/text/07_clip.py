@@ -12,7 +12,7 @@
 # picture. Stable Diffusion and DALL·E 2 build on that.
 
 # %% [markdown]
-# ← [06 · Stable Diffusion](06_stable_diffusion.ipynb) · [Contents](00_start_here.ipynb) · [10 · DreamBooth](10_dreambooth.ipynb) →
+# ← [06 · Stable Diffusion](06_stable_diffusion.ipynb) · [Contents](00_start_here.ipynb) · [08 · DALL·E 2](08_dalle2.ipynb) →
 
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
@@ -1166,4 +1166,4 @@ print("the name is farther from its pictures than they are from each other." if 
 # - J. Hessel et al., *CLIPScore*, 2021, arXiv 2104.08718: section 3. A. Dosovitskiy et al., *An image is worth 16x16 words* (ViT), 2021, arXiv 2010.11929: eq. 1.
 
 # %% [markdown]
-# ← [06 · Stable Diffusion](06_stable_diffusion.ipynb) · [Contents](00_start_here.ipynb) · [10 · DreamBooth](10_dreambooth.ipynb) →
+# ← [06 · Stable Diffusion](06_stable_diffusion.ipynb) · [Contents](00_start_here.ipynb) · [08 · DALL·E 2](08_dalle2.ipynb) →

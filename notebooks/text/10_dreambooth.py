@@ -11,7 +11,7 @@
 # Our model draws cars. It does not know *your* car. Today twelve pictures teach it one: XP7, a car that exists nowhere but in this course. The first attempt costs the model all its other cars.
 
 # %% [markdown]
-# ← [07 · CLIP](07_clip.ipynb) · [Contents](00_start_here.ipynb) · [11 · LoRA](11_lora.ipynb) →
+# ← [08 · DALL·E 2](08_dalle2.ipynb) · [Contents](00_start_here.ipynb) · [11 · LoRA](11_lora.ipynb) →
 
 # %% slideshow={"slide_type": "skip"}
 # Setup. On Colab and Kaggle: fetch the course, and keep the torch that is there. Elsewhere: find it around this notebook.
@@ -866,4 +866,4 @@ print(f"how far a weight matrix moved, relative to its size: {move.median():.1%}
 # - R. Zhang et al., *The unreasonable effectiveness of deep features as a perceptual metric* (LPIPS), 2018, arXiv 1801.03924: equation 1.
 
 # %% [markdown]
-# ← [07 · CLIP](07_clip.ipynb) · [Contents](00_start_here.ipynb) · [11 · LoRA](11_lora.ipynb) →
+# ← [08 · DALL·E 2](08_dalle2.ipynb) · [Contents](00_start_here.ipynb) · [11 · LoRA](11_lora.ipynb) →
