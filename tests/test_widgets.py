@@ -1,7 +1,9 @@
 """Widgets stand on pure functions: without a front-end the figure is there, with one it is redrawn in place."""
 
+import builtins
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import matplotlib
 import pytest
@@ -11,6 +13,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from course_utils.figures import plotting, widgets
+from tools import notebooks
 
 
 def draw(power=1, kind="a", on=True):
@@ -168,6 +171,34 @@ def test_save_writes_the_figure_that_is_shown(front_end, tmp_path, monkeypatch):
     monkeypatch.setattr(widgets, "SAVED", "file")
     save.click()
     assert message.value.startswith("<b>") and "exists" in message.value
+
+
+class World(dict):
+    """The names that a cell meets: those it makes itself, and a stand-in for any other."""
+
+    def __missing__(self, name):
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        return self.setdefault(name, MagicMock())
+
+
+def prompt_box_cells():
+    """(notebook, source) of every cell that opens a prompt box."""
+    cells = [(name, cell) for name in notebooks.kept_names() for cell in notebooks.read_text(name).cells]
+    return [(name, cell.source) for name, cell in cells if cell.cell_type == "code" and "prompt_box(" in cell.source]
+
+
+@pytest.mark.parametrize(("name", "source"), prompt_box_cells())
+def test_the_title_of_every_prompt_box_names_the_prompt(name, source, monkeypatch):
+    box = MagicMock()
+    monkeypatch.setattr(widgets, "prompt_box", box)
+    exec(source, world := World(prompt_box=box))
+    drawn, systems = box.call_args.args
+    size = {"size": 0} if "sizes" in box.call_args.kwargs else {}
+    for system, reads in systems.items():
+        drawn("panda, beach", system, 20, 2.0, 7, **size)
+        title = world["plotting"].show_pictures.call_args.kwargs["title"]
+        assert ("panda, beach" in title) == ("prompt" in reads), f"{name}: {title}"
 
 
 def states(count):

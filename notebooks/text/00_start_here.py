@@ -114,8 +114,8 @@ READS = {"stable-diffusion": ("prompt", "guidance"), "text-pixel": ("prompt", "g
 
 def drawn(prompt, system, steps, guidance, seed):
     pictures = draw_pictures(system, prompt, steps, seed, count=4, guidance=guidance)
-    read = "" if "prompt" in READS[system] else ", prompt not read"
-    return plotting.show_pictures(pictures, columns=4, title=f"{system}, {steps} steps, seed {seed}{read}", scale=1.4)
+    asked = prompt if "prompt" in READS[system] else "no prompt"
+    return plotting.show_pictures(pictures, columns=4, title=f"{asked} ({system}, {steps} steps, seed {seed})", scale=1.4)
 
 widgets.prompt_box(drawn, READS, prompt="粉色的蝴蝶,蓝天,草地", steps=20, guidance=2.0, seed=7)
 
