@@ -491,41 +491,45 @@ def test_text_exercises_accept_another_way(name, other):
 
 
 # ------------------------------------------------------------------ notebook 05
-PICTURE = (1, 2, 3)
+PICTURE, CHANNEL = (1, 2, 3), (0, 2, 3)
 
 
 def decibels(x, y, span=2.0, log=torch.log10):
     return 10 * log(span**2 / (x - y).square().mean(PICTURE))
 
 
-def price(mean, logvar, *, half=0.5, sign=-1, reduce=torch.mean):
-    return half * reduce(mean.square() + logvar.exp() - 1 + sign * logvar, PICTURE)
+def channel_bits(mean, logvar, half=0.5, sign=-1, dim=CHANNEL):
+    nats = half * (mean.square() + logvar.exp() - 1 + sign * logvar)
+    return nats.mean(dim) / math.log(2)
 
 
-def unlike(a, b, dim=1):
-    return (F.normalize(a, dim=dim) - F.normalize(b, dim=dim)).square().sum(1).mean((1, 2))
+def likely_middle(candidates, probability, carry=True):
+    values, order = candidates.sort(dim=0)
+    weights = probability[order] if carry else probability.view(-1, 1, 1, 1).expand_as(values)
+    best = (weights.cumsum(0) >= 0.5).int().argmax(0)  # the first of equal maxima
+    return values.gather(0, best[None])[0]
 
 
-def rebuilt(patches, channels, mean=None, axes=lambda Vt, c: Vt[:c].T):
-    mean = patches.mean(0) if mean is None else mean
-    A = axes(torch.linalg.svd(patches - mean, full_matrices=False)[2], channels)
-    return mean + (patches - mean) @ A @ A.T
+def best_of_all_values(candidates, probability):
+    costs = ((candidates[:, None] - candidates[None]).abs() * probability.view(1, -1, 1, 1, 1)).sum(1)  # (K, C, H, W)
+    return candidates.gather(0, costs.argmin(0)[None])[0]
 
 
-def rebuilt_by_eigh(patches, channels, best=False):
-    centred = patches - patches.mean(0)
-    axes = torch.linalg.eigh(centred.T @ centred)[1]
-    A = axes[:, -channels:] if best else axes[:, :channels]
-    return patches.mean(0) + centred @ A @ A.T
+def gain(decode, z, eps, level, size=torch.std):
+    return F.mse_loss(decode(z + level * size(z) * eps), decode(z)).sqrt() / level
+
+
+def spreads(mean, logvar, dim=CHANNEL):
+    return torch.stack([mean.var(dim, correction=0).sqrt(), logvar.exp().mean(dim).sqrt()])
 
 
 SOLUTIONS |= {
     "05-psnr": lambda x, y: 20 * torch.log10(2 / (x - y).square().mean(PICTURE).sqrt()),
-    "05-sample": lambda m, lv, e: m + lv.exp().sqrt() * e,
-    "05-kl": price,
-    "05-perceptual": lambda a, b: 2 - 2 * F.cosine_similarity(a, b, dim=1).mean((1, 2)),
-    "05-scale": lambda m, lv: 1 / (m.var() + lv.exp().mean()).sqrt(),
-    "05-linear": lambda p, c: rebuilt_by_eigh(p, c, best=True),
+    "05-bits": channel_bits,
+    "05-median": likely_middle,
+    "05-gain": gain,
+    "05-attention": lambda n, m, d: 4 * n * n * d + 4 * n * m * d,
+    "05-symptoms": spreads,
 }
 WRONG += [
     ("05-psnr", lambda x, y: decibels(x, y, span=1), "span 2, from -1 to 1, not 1"),
@@ -536,39 +540,50 @@ WRONG += [
     ("05-psnr", lambda x, y: (10 * torch.log10(4 / (x - y).square().mean((2, 3)))).mean(1), "errors first"),
     ("05-psnr", lambda x, y: decibels(x, y, span=x.max() - x.min()), "happen to be here"),
     ("05-psnr", lambda x, y: 2 * decibels(x, y), "factor"),
-    ("05-sample", lambda m, lv, e: m + lv.exp() * e, "variance"),
-    ("05-sample", lambda m, lv, e: m + 0.5 * lv.exp() * e, "halve the logarithm"),
-    ("05-sample", lambda m, lv, e: m + lv.sqrt() * e, "may be negative"),
-    ("05-sample", lambda m, lv, e: m + (lv / 2).exp() * torch.randn_like(m), "random"),
-    ("05-sample", lambda m, lv, e: m + (lv / 2).exp().detach() * e, "no gradient reaches logvar"),
-    ("05-sample", torch.no_grad()(lambda m, lv, e: m + (lv / 2).exp() * e), "no gradient reaches mean"),
-    ("05-sample", lambda m, lv, e: m.add_((lv / 2).exp() * e), "in place"),
-    ("05-kl", lambda m, lv: price(m, lv, reduce=torch.sum), "mean is asked"),
-    ("05-kl", lambda m, lv: price(m, lv, half=-0.5, reduce=torch.sum), "a minus too many"),
-    ("05-kl", lambda m, lv: price(m, lv, half=1), "1/2"),
-    ("05-kl", lambda m, lv: price(m, lv, sign=1), "wrong sign"),
-    ("05-kl", lambda m, lv: price(m, lv).mean(), "shape"),
-    ("05-kl", lambda m, lv: (0.5 * m**2 + lv.exp() - 1 - lv).mean(PICTURE), "brackets"),
-    ("05-kl", lambda m, lv: 0.5 * (m**2 + lv - 1 - lv).mean(PICTURE), "logvar.exp()"),
-    ("05-perceptual", lambda a, b: (a - b).square().sum(1).mean((1, 2)), "unit length: F.normalize"),
-    ("05-perceptual", lambda a, b: unlike(a, b, dim=-1), "each row"),
-    ("05-perceptual", lambda a, b: F.normalize(a - b, dim=1).square().sum(1).mean((1, 2)), "then subtract"),
-    ("05-perceptual", lambda a, b: F.cosine_similarity(a, b, dim=1).mean((1, 2)), "2 - 2 cosine"),
-    ("05-perceptual", lambda a, b: unlike(a, b).mean(), "shape"),
-    ("05-perceptual", lambda a, b: (F.normalize(a) - F.normalize(b)).square().mean(PICTURE), "channels are averaged"),
-    ("05-scale", lambda m, lv: (m.var() + lv.exp().mean()).sqrt(), "1 over it"),
-    ("05-scale", lambda m, lv: 1 / m.std(), "own noise is missing"),
-    ("05-scale", lambda m, lv: 1 / (m.std() + (lv / 2).exp().mean()), "variances add up"),
-    ("05-scale", lambda m, lv: 1 / (m + (lv / 2).exp() * torch.randn_like(m)).std(), "random"),
-    ("05-scale", lambda m, lv: (m.var() + lv.mean()).rsqrt(), "logarithm itself"),
-    ("05-scale", lambda m, lv: (m.var() + lv.exp().mean()).rsqrt().item(), "float"),
-    ("05-linear", rebuilt_by_eigh, "eigh sorts upwards"),
-    ("05-linear", lambda p, c: rebuilt(p, c, mean=0 * p[0]), "mean is not subtracted"),
-    ("05-linear", lambda p, c: rebuilt(p, c, mean=p.mean()), "patches.mean(dim=0)"),
-    ("05-linear", lambda p, c: rebuilt(p, c, axes=lambda Vt, c: Vt[:, :c]), "rows are the axes"),
-    ("05-linear", lambda p, c: rebuilt(p, c) - p.mean(0), "not added back"),
-    ("05-linear", lambda p, c: rebuilt(p, c + 1), "too many"),
+    ("05-bits", lambda m, lv: channel_bits(m, lv) * math.log(2), "nats"),
+    ("05-bits", lambda m, lv: channel_bits(m, lv, half=1), "1/2"),
+    ("05-bits", lambda m, lv: channel_bits(m, lv, sign=1), "wrong sign"),
+    ("05-bits", lambda m, lv: channel_bits(m, lv, dim=(2, 3)), "shape"),
+    ("05-bits", lambda m, lv: channel_bits(m, lv) * m[0, 0].numel(), "sum over the places"),
+    ("05-bits", lambda m, lv: channel_bits(m.mean((2, 3), True), lv.mean((2, 3), True)), "first the KL of each"),
+    ("05-bits", lambda m, lv: -channel_bits(m, lv), "minus"),
+    ("05-bits", lambda m, lv: channel_bits(m, lv).sum() / 4, "shape"),
+    ("05-median", lambda c, p: torch.einsum("kchw,k->chw", c, p), "squared error wants"),
+    ("05-median", lambda c, p: c.median(dim=0).values, "equally likely"),
+    ("05-median", lambda c, p: c[p.argmax()], "likeliest candidate"),
+    ("05-median", lambda c, p: likely_middle(c, p, carry=False), "carry them along"),
+    ("05-median", lambda c, p: (c * p.view(-1, 1, 1, 1)).median(0).values, "weighs by counting"),
+    ("05-median", lambda c, p: c.sort(dim=0).values[len(c) // 2 + 1], "not yet agree"),
+    ("05-median", lambda c, p: c.median(dim=0), "returns a median"),
+    ("05-gain", lambda *a: gain(*a, size=lambda z: 1), "multiply by z.std()"),
+    ("05-gain", lambda *a: gain(*a, size=torch.var), "variance of z"),
+    ("05-gain", lambda d, z, e, u: gain(d, z, e, u) * u, "not divided by the level"),
+    ("05-gain", lambda d, z, e, u: F.l1_loss(d(z + u * z.std() * e), d(z)) / u, "mean absolute change"),
+    ("05-gain", lambda d, z, e, u: d(u * z.std() * e).square().mean().sqrt() / u, "is not linear"),
+    ("05-gain", lambda d, z, e, u: gain(d, z, torch.randn_like(e), u), "random"),
+    (
+        "05-gain",
+        lambda d, z, e, u: (d(z + u * z.std() * e) - d(z)).square().mean(PICTURE).sqrt() / u,
+        "for each picture",
+    ),
+    ("05-attention", lambda n, m, d: 2 * n * (n + m) * d, "one of the two products"),
+    ("05-attention", lambda n, m, d: 4 * n * n * d, "cross-attention is missing"),
+    ("05-attention", lambda n, m, d: 4 * (n + m) ** 2 * d, "words ask nobody"),
+    ("05-attention", lambda n, m, d: 4 * n * m * d, "self-attention is missing"),
+    ("05-attention", lambda n, m, d: 6 * n * d**2, "projections"),
+    ("05-attention", lambda n, m, d: 8 * n * (n + m) * d, "is right"),
+    ("05-symptoms", lambda m, lv: spreads(m, lv).square(), "not yet agree"),
+    ("05-symptoms", lambda m, lv: torch.stack([m.std(CHANNEL), (lv / 2).exp().mean(CHANNEL)]), "averages variances"),
+    ("05-symptoms", lambda m, lv: torch.stack([m.std(CHANNEL), lv.exp().mean(CHANNEL)]), "noise's variance"),
+    ("05-symptoms", lambda m, lv: torch.stack([m.std(), lv.exp().mean().sqrt()]), "dead channel hides"),
+    ("05-symptoms", lambda m, lv: spreads(m, lv).flip(0), "exchanged"),
+    ("05-symptoms", lambda m, lv: spreads(m, lv, dim=PICTURE), "shape"),
+    ("05-symptoms", lambda m, lv: tuple(spreads(m, lv)), "torch tensor"),
 ]
+
+
+def test_the_best_guess_is_found_by_trying_too():
+    assert check("05-median", best_of_all_values)
 
 
 # ------------------------------------------------------------------ notebook 06

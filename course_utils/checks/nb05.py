@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from course_utils.checks.core import Exercise
-from course_utils.checks.nb05_latents import LINEAR, PERCEPTUAL, SCALE
+from course_utils.checks.nb05_latents import ATTENTION, GAIN, MEDIAN
 
 PICTURE = (1, 2, 3)  # the axes of one picture in a batch
 
@@ -86,132 +88,143 @@ PSNR = Exercise(
 )
 
 
-# ------------------------------------------------------------------ the cloud: drawing from it, and its price
+# ------------------------------------------------------------------ what a channel weighs, in bits
 def cloud_case(g: torch.Generator, i: int) -> tuple:
-    """(mean, logvar): some clouds narrow, some wide."""
-    shape = (2 + i % 2, 4, 3 + i, 3)
-    return torch.randn(shape, generator=g) * 2, torch.randn(shape, generator=g) * 1.5 - 1
+    """(mean, logvar): channels that lie differently far from the middle, some clouds narrow, some wide."""
+    shape, center = (2 + i % 2, 4, 3 + i, 3), torch.randn(1, 4, 1, 1, generator=g)
+    return center + 2 * torch.randn(shape, generator=g), torch.randn(shape, generator=g) * 1.5 - 1
 
 
-def sample_case(g: torch.Generator, i: int) -> tuple:
-    """(mean, logvar, noise)."""
-    mean, logvar = cloud_case(g, i)
-    return mean, logvar, torch.randn(mean.shape, generator=g)
+CHANNEL = (0, 2, 3)  # the axes that a channel is averaged over
+BIT = math.log(2)  # in nats
 
 
-def gradients_arrive(answer, args) -> str | None:
-    """A complaint if the drawn latent does not pull at mean and logvar."""
-    mean, logvar = (x.clone().requires_grad_(True) for x in args[:2])
-    z = answer(mean, logvar, args[2])
-    got = torch.autograd.grad(z.sum(), (mean, logvar), allow_unused=True) if z.requires_grad else (None, None)
-    for name, gradient in zip(("mean", "logvar"), got, strict=True):
-        if gradient is None or not gradient.abs().sum() > 0:
-            return f"right numbers, but no gradient reaches {name}: leave out .detach(), .data, .item() and no_grad."
-    return None
+def bits(mean, logvar, reduce=torch.mean, dim=CHANNEL, half=0.5, one=1.0, sign=1.0, unit=BIT):
+    """KL to a standard Gaussian in bits, a mean for each channel, with what can be mistaken as arguments."""
+    return half * reduce(mean**2 + logvar.exp() - one - sign * logvar, dim=dim) / unit
 
 
-SAMPLE = Exercise(
-    reference=lambda mean, logvar, noise: mean + (logvar / 2).exp() * noise,
-    cases=sample_case,
-    examine=gradients_arrive,
+BITS = Exercise(
+    reference=lambda mean, logvar: bits(mean, logvar),
+    cases=cloud_case,
     mistakes=(
+        ("these are nats; a bit is ln 2 nats: divide by math.log(2).", lambda m, lv: bits(m, lv, unit=1.0)),
+        ("multiplied by ln 2: a nat is more than a bit, so divide.", lambda m, lv: bits(m, lv, unit=1 / BIT)),
         (
-            "this multiplies by the variance: the standard deviation is its root, exp(logvar / 2).",
-            lambda m, lv, e: m + lv.exp() * e,
+            "the numbers are added; their mean over pictures and places is asked.",
+            lambda m, lv: bits(m, lv, reduce=torch.sum),
         ),
         (
-            "this multiplies by the logarithm itself: exp(logvar / 2) is the standard deviation.",
-            lambda m, lv, e: m + lv * e,
+            "this is the sum over the places: a mean is asked, so that a larger picture weighs the same.",
+            lambda m, lv: bits(m, lv) * m.shape[2] * m.shape[3],
         ),
-        ("half the logarithm is not the spread yet: take its exp.", lambda m, lv, e: m + lv / 2 * e),
-        ("the noise is added at size 1 everywhere: multiply it by exp(logvar / 2).", lambda m, lv, e: m + e),
-        ("the mean is missing: the cloud lies around it.", lambda m, lv, e: (lv / 2).exp() * e),
-        ("this is the mean alone; a drawn latent has noise.", lambda m, lv, e: m + 0),
+        ("this is one number for each picture; one for each channel is asked.", lambda m, lv: bits(m, lv, dim=PICTURE)),
+        ("the factor 1/2 is missing.", lambda m, lv: bits(m, lv, half=1.0)),
+        ("a standard Gaussian must weigh nothing: subtract 1.", lambda m, lv: bits(m, lv, one=0.0)),
         (
-            "the mean is multiplied too; only the noise has the size of the spread.",
-            lambda m, lv, e: (m + e) * (lv / 2).exp(),
+            "the logarithm has the wrong sign: narrow clouds, with a negative logvar, weigh more.",
+            lambda m, lv: bits(m, lv, sign=-1.0),
+        ),
+        ("right up to sign: this is the KL with a minus, as the bound has it.", lambda m, lv: -bits(m, lv)),
+        (
+            "this uses the standard deviation, exp(logvar / 2); the variance, exp(logvar), is asked.",
+            lambda m, lv: bits(m, lv) + 0.5 * ((lv / 2).exp() - lv.exp()).mean(CHANNEL) / BIT,
         ),
         (
-            "halve the logarithm, not the variance: exp(logvar / 2), the root of exp(logvar).",
-            lambda m, lv, e: m + lv.exp() / 2 * e,
+            "the clouds are averaged before their KL is taken: first the KL of each, then the mean.",
+            lambda m, lv: bits(m.mean((2, 3), keepdim=True), lv.mean((2, 3), keepdim=True)),
         ),
         (
-            "the root is taken of the logarithm, which may be negative: take it of the variance, exp(logvar / 2).",
-            lambda m, lv, e: m + lv.sqrt() * e,
+            "the clouds are averaged before their KL is taken: first the KL of each, then the mean.",
+            lambda m, lv: bits(m.mean(CHANNEL, keepdim=True), lv.mean(CHANNEL, keepdim=True)),
         ),
-        ("the logarithm is doubled: a root halves it, exp(logvar / 2).", lambda m, lv, e: m + (2 * lv).exp() * e),
         (
-            "the noise is subtracted. The cloud would be the same, but z = mean + std * noise is asked.",
-            lambda m, lv, e: m - (lv / 2).exp() * e,
+            "only the noise is counted: half the logarithm of the variance. How far the mean lies off is paid for too.",
+            lambda m, lv: -0.5 * lv.mean(CHANNEL) / BIT,
         ),
     ),
     hints=(
-        "A cloud around mean: noise of size 1, made as wide as the cloud.",
-        "logvar is log(std ** 2) = 2 log(std), so std = exp(logvar / 2).",
-        "mean + torch.exp(logvar / 2) * noise.",
+        "The KL of idea 2 for each number of the latent, but do not add the numbers up.",
+        "The mean over pictures, rows and columns leaves the channels: .mean(dim=(0, 2, 3)). A bit is ln 2 nats.",
+        "0.5 * (mean**2 + logvar.exp() - 1 - logvar), its mean over (0, 2, 3), divided by math.log(2).",
     ),
 )
 
 
-def kl(mean, logvar, reduce=torch.mean, half=0.5, one=1.0, sign=1.0):
-    """KL to a standard Gaussian, averaged over a picture's numbers, with what can be mistaken as arguments."""
-    return half * reduce(mean**2 + logvar.exp() - one - sign * logvar, dim=PICTURE)
+# ------------------------------------------------------------------ two numbers that find a sick autoencoder
+def patient_case(g: torch.Generator, i: int) -> tuple:
+    """(mean, logvar) whose channels lie off the middle, spread differently, and are noisy to different degrees."""
+    size = torch.rand(1, 4, 1, 1, generator=g) * 3 + 0.1
+    mean = 2 * torch.randn(1, 4, 1, 1, generator=g) + size * torch.randn(5, 4, 3 + i, 4, generator=g)
+    return mean, torch.randn(1, 4, 1, 1, generator=g) - 2 + 1.5 * torch.randn(mean.shape, generator=g)
 
 
-KL = Exercise(
-    reference=lambda mean, logvar: kl(mean, logvar),
-    cases=cloud_case,
+def two(mean, logvar, spread=None, noise=None, dim=CHANNEL):
+    """Both symptoms, with what can be mistaken as arguments."""
+    return torch.stack(
+        [
+            mean.std(dim=dim) if spread is None else spread(mean),
+            logvar.exp().mean(dim=dim).sqrt() if noise is None else noise(logvar),
+        ]
+    )
+
+
+SYMPTOMS = Exercise(
+    reference=lambda mean, logvar: two(mean, logvar),
+    cases=patient_case,
+    tolerance=0.012,  # n or n - 1, of at least 60 numbers
     mistakes=(
         (
-            "the numbers are added; their mean is asked, so that a larger latent does not pay more.",
-            lambda m, lv: kl(m, lv, reduce=torch.sum),
-        ),
-        ("the factor 1/2 is missing.", lambda m, lv: kl(m, lv, half=1.0)),
-        ("a standard Gaussian must cost nothing: subtract 1.", lambda m, lv: kl(m, lv, one=0.0)),
-        (
-            "the logarithm has the wrong sign: narrow clouds, with a negative logvar, are dear.",
-            lambda m, lv: kl(m, lv, sign=-1.0),
-        ),
-        ("the mean is not squared.", lambda m, lv: kl(m, lv) + 0.5 * (m - m**2).mean(PICTURE)),
-        (
-            "this uses the standard deviation, exp(logvar / 2); the variance, exp(logvar), is asked.",
-            lambda m, lv: kl(m, lv) + 0.5 * ((lv / 2).exp() - lv.exp()).mean(PICTURE),
+            "the second row is the noise's variance: take its root.",
+            lambda m, lv: two(m, lv, noise=lambda v: v.exp().mean(CHANNEL)),
         ),
         (
-            "all pictures share one number here: reduce over the axes (1, 2, 3) only.",
-            lambda m, lv: kl(m, lv).mean().expand(len(m)),
-        ),
-        ("right up to sign: this is the KL with a minus, as the papers' lower bound has it.", lambda m, lv: -kl(m, lv)),
-        (
-            "two things: the sign is a minus too many, and the numbers are added where their mean is asked.",
-            lambda m, lv: -kl(m, lv, reduce=torch.sum),
+            "the second row is the mean of the logarithms: exp comes first, then the mean.",
+            lambda m, lv: two(m, lv, noise=lambda v: (v.mean(CHANNEL) / 2).exp()),
         ),
         (
-            "the logarithm stands where the variance belongs: logvar.exp().",
-            lambda m, lv: kl(m, lv) + 0.5 * (lv - lv.exp()).mean(PICTURE),
+            "the second row averages standard deviations; a root mean square averages variances, then takes the root.",
+            lambda m, lv: two(m, lv, noise=lambda v: (v / 2).exp().mean(CHANNEL)),
         ),
         (
-            "logvar.exp() is the variance already: do not square it.",
-            lambda m, lv: kl(m, lv) + 0.5 * ((2 * lv).exp() - lv.exp()).mean(PICTURE),
+            "the second row is the logarithm itself: exp(logvar) is the variance.",
+            lambda m, lv: two(m, lv, noise=lambda v: v.mean(CHANNEL)),
         ),
         (
-            "the half meets the first term only: put the four terms in brackets.",
-            lambda m, lv: 2 * kl(m, lv) - 0.5 * (m**2).mean(PICTURE),
+            "the first row is the variance of the means: take its root.",
+            lambda m, lv: two(m, lv, lambda x: x.var(CHANNEL)),
         ),
+        (
+            "the first row is a root mean square: subtract the channel's mean, as a standard deviation does.",
+            lambda m, lv: two(m, lv, lambda x: x.square().mean(CHANNEL).sqrt()),
+        ),
+        (
+            "the first row spreads over pictures only, place by place; take all pictures and places together.",
+            lambda m, lv: two(m, lv, lambda x: x.std(0).mean((1, 2))),
+        ),
+        (
+            "the first row spreads within each picture only; take all pictures and places together.",
+            lambda m, lv: two(m, lv, lambda x: x.std((2, 3)).mean(0)),
+        ),
+        (
+            "one number for all channels: a dead channel hides among living ones. Keep the axis of channels.",
+            lambda m, lv: torch.stack([m.std(), lv.exp().mean().sqrt()]),
+        ),
+        ("the rows are exchanged: the spread of the means comes first.", lambda m, lv: two(m, lv).flip(0)),
     ),
     hints=(
-        "Write the four terms for one number of the latent, then average over the picture.",
-        "mean ** 2 + logvar.exp() - 1 - logvar, and half of it.",
-        "0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean(dim=(1, 2, 3)).",
+        "Two questions to a channel: do its means tell pictures apart, and how loud is its own noise?",
+        "mean.std(dim=(0, 2, 3)) is (C,); the noise's variance is logvar.exp(), averaged over the same axes.",
+        "torch.stack of mean.std(dim=(0, 2, 3)) and of the root of logvar.exp().mean(dim=(0, 2, 3)).",
     ),
 )
 
 
 EXERCISES = {
     "05-psnr": PSNR,
-    "05-sample": SAMPLE,
-    "05-kl": KL,
-    "05-perceptual": PERCEPTUAL,
-    "05-scale": SCALE,
-    "05-linear": LINEAR,
+    "05-bits": BITS,
+    "05-median": MEDIAN,
+    "05-gain": GAIN,
+    "05-attention": ATTENTION,
+    "05-symptoms": SYMPTOMS,
 }

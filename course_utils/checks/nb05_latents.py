@@ -1,4 +1,4 @@
-"""The exercises on what a latent keeps: looks, one scale, the best axes."""
+"""The exercises on decoders: the answer that a loss wants, the answer to noise, and what attention costs."""
 
 from __future__ import annotations
 
@@ -7,231 +7,209 @@ import torch.nn.functional as F
 
 from course_utils.checks.core import Exercise
 
-PICTURE = (1, 2, 3)  # the axes of one picture in a batch
+
+# ------------------------------------------------------------------ the best guess in absolute error
+def candidates_case(g: torch.Generator, i: int) -> tuple:
+    """(candidates (K, C, H, W), probability (K,)): K is odd and even, and nobody has half of the probability."""
+    k = 5 + i
+    probability = 0.1 + torch.rand(k, generator=g)
+    while (probability / probability.sum()).max() > 0.45:
+        probability = 0.1 + torch.rand(k, generator=g)
+    return torch.randn(k, 3, 4, 5, generator=g), probability / probability.sum()
 
 
-# ------------------------------------------------------------------ one layer of the perceptual distance
-def features_case(g: torch.Generator, i: int) -> tuple:
-    """(a, b): feature maps of one layer, (B, C, H, W)."""
-    shape = (2, 5 + i, 4, 4 + i)
-    a = torch.randn(shape, generator=g) * 2
-    return a, a + torch.randn(shape, generator=g)
+def weighted_quantile(candidates, probability, level=0.5, sort=lambda p, order: p[order]):
+    """The first value of each pixel below which `level` of the probability lies, with what can be mistaken."""
+    values, order = candidates.sort(dim=0)
+    reached = sort(probability, order).cumsum(dim=0)
+    return values.gather(0, (reached < level).sum(dim=0, keepdim=True).clamp(max=len(values) - 1))[0]
 
 
-def perceptual(a, b, unit=lambda x: F.normalize(x, dim=1), over=lambda d: d.sum(1).mean((1, 2))):
-    """Squared distance of unit vectors at each place, averaged over the places."""
-    return over((unit(a) - unit(b)).square())
+def expected_error(candidates, probability, error):
+    """What each candidate would cost as the answer: (K,)."""
+    gaps = error(candidates[:, None] - candidates[None]).flatten(2).mean(2)  # (K, K)
+    return gaps @ probability
 
 
-PERCEPTUAL = Exercise(
-    reference=lambda a, b: perceptual(a, b),
-    cases=features_case,
+def broadcast(probability, order):
+    """The probabilities in their old order: sorted values meet the wrong ones."""
+    return probability.view(-1, 1, 1, 1).expand(order.shape)
+
+
+MEDIAN = Exercise(
+    reference=lambda candidates, probability: weighted_quantile(candidates, probability),
+    cases=candidates_case,
     mistakes=(
         (
-            "the vectors are not brought to unit length: F.normalize(a, dim=1).",
-            lambda a, b: perceptual(a, b, lambda x: x),
+            "this is the mean, which squared error wants; absolute error wants the median.",
+            lambda c, p: (p.view(-1, 1, 1, 1) * c).sum(0),
         ),
         (
-            "each channel's map is brought to unit length; it is the vector of the C channels at each place: dim=1.",
-            lambda a, b: perceptual(a, b, lambda x: F.normalize(x.flatten(2), dim=2).view_as(x)),
+            "this is the plain mean, without the probabilities, and for squared error: the weighted median is asked.",
+            lambda c, p: c.mean(0),
         ),
         (
-            "the channels are averaged; a squared distance adds them up.",
-            lambda a, b: perceptual(a, b, over=lambda d: d.mean(PICTURE)),
+            "this is the median as if all candidates were equally likely: half of the *probability* lies below.",
+            lambda c, p: c.median(0).values,
+        ),
+        ("this is the likeliest candidate, whatever the others say.", lambda c, p: c[p.argmax()]),
+        (
+            "this chooses one whole candidate; each pixel may take another one's value.",
+            lambda c, p: c[expected_error(c, p, torch.abs).argmin()],
         ),
         (
-            "the places are added; their mean is asked, so that large maps do not count more.",
-            lambda a, b: perceptual(a, b, over=lambda d: d.sum(PICTURE)),
+            "the values are sorted, but the probabilities are not: carry them along, probability[order].",
+            lambda c, p: weighted_quantile(c, p, sort=broadcast),
         ),
         (
-            "a root is taken: the squared distance is asked.",
-            lambda a, b: perceptual(a, b, over=lambda d: d.sum(1).sqrt().mean((1, 2))),
+            "this goes one value too far: the first value that reaches one half is the answer.",
+            lambda c, p: one_further(c, p, 1),
         ),
         (
-            "the whole map is brought to unit length at once; do it at each place: dim=1.",
-            lambda a, b: perceptual(a, b, lambda x: F.normalize(x.flatten(1), dim=1).view_as(x)),
+            "this stops one value too early: the last one below one half is not yet the median.",
+            lambda c, p: one_further(c, p, -1),
         ),
         (
-            "both pictures share one number here: keep the first axis.",
-            lambda a, b: perceptual(a, b).mean().expand(len(a)),
+            "the candidates are multiplied by their probabilities before the median: a median weighs by counting.",
+            lambda c, p: (p.view(-1, 1, 1, 1) * c).median(0).values,
         ),
         (
-            "each row of a map is brought to unit length; it is the vector of the C channels at each place: dim=1.",
-            lambda a, b: perceptual(a, b, lambda x: F.normalize(x, dim=-1)),
-        ),
-        (
-            "the gap is brought to unit length, and so always has length 1: normalize a and b, then subtract.",
-            lambda a, b: perceptual(F.normalize(a - b, dim=1), torch.zeros_like(a), lambda x: x),
-        ),
-        ("only a is brought to unit length: b too.", lambda a, b: perceptual(F.normalize(a, dim=1), b, lambda x: x)),
-        (
-            "this is the cosine, which is 1 for equal features; the squared distance of unit vectors is 2 - 2 cosine.",
-            lambda a, b: F.cosine_similarity(a, b, dim=1).mean((1, 2)),
-        ),
-        (
-            "these are absolute gaps: square them.",
-            lambda a, b: (F.normalize(a, dim=1) - F.normalize(b, dim=1)).abs().sum(1).mean((1, 2)),
-        ),
-        (
-            "the places are averaged too early, so that a moved edge is forgiven: first the distance at each place.",
-            lambda a, b: (F.normalize(a, dim=1) - F.normalize(b, dim=1)).mean((2, 3)).square().sum(1),
+            "the candidates are multiplied by their probabilities before the median: a median weighs by counting.",
+            lambda c, p: (len(p) * p.view(-1, 1, 1, 1) * c).median(0).values,
         ),
     ),
     hints=(
-        "At each place stands a vector of C numbers. Only its direction counts.",
-        "F.normalize(a, dim=1) has unit length at each place; .square().sum(dim=1) of the gap is (B, H, W).",
-        "gap = F.normalize(a, dim=1) - F.normalize(b, dim=1); gap.square().sum(dim=1).mean(dim=(1, 2)).",
+        "Pixel by pixel. Move the answer a little up: the error rises by the probability below it, and falls by that "
+        "above it.",
+        "values, order = candidates.sort(dim=0); probability[order].cumsum(dim=0) is how much lies at or below each.",
+        "Count, for each pixel, how many sums are still below 0.5: so far up the sorted values lies the answer.",
     ),
 )
 
 
-# ------------------------------------------------------------------ the scale factor
-def latents_case(g: torch.Generator, i: int) -> tuple:
-    """(mean, logvar) of a batch whose channels lie around different means and whose clouds are not narrow."""
-    center = torch.randn(1, 4, 1, 1, generator=g) + 1
-    mean = center + (1 + i) * torch.randn(6, 4, 4, 4, generator=g)
-    return mean, torch.randn(mean.shape, generator=g) + 0.5  # else the mean of the logarithms is about 0
+def one_further(candidates, probability, by):
+    """The value beside the median, `by` places away."""
+    values, order = candidates.sort(dim=0)
+    place = (probability[order].cumsum(dim=0) < 0.5).sum(dim=0, keepdim=True) + by
+    return values.gather(0, place.clamp(0, len(values) - 1))[0]
 
 
-def scale(mean, logvar, spread=lambda m: m.var(correction=0), own=lambda lv: lv.exp().mean()):
-    """1 / standard deviation of drawn latents."""
-    return (spread(mean) + own(logvar)).rsqrt()
+# ------------------------------------------------------------------ how strongly a decoder answers to noise
+def decoder_case(g: torch.Generator, i: int) -> tuple:
+    """(decode, z, eps, level): a small decoder that is not linear, latents far from size 1 and off the middle."""
+    kernel, bias = 0.1 * torch.randn(4, 3, 4, 4, generator=g), torch.randn(3, generator=g)
+    z = (1.5 + i) * torch.randn(3, 4, 3, 3 + i, generator=g) + torch.randn(1, 4, 1, 1, generator=g)
+    level = (0.05, 0.1, 0.2, 0.3, 0.02)[i]
+    return lambda z: F.conv_transpose2d(z, kernel, bias, stride=4).sin(), z, torch.randn(z.shape, generator=g), level
 
 
-SCALE = Exercise(
-    reference=lambda mean, logvar: scale(mean, logvar),
-    cases=latents_case,
-    tolerance=2e-3,  # n or n - 1
+def gain(decode, z, eps, level, size=lambda z: z.std(), against=None, measure=None, over=lambda level: level):
+    """RMS change of the picture a unit of noise, with what can be mistaken as arguments."""
+    change = decode(z + level * size(z) * eps) - (decode(z) if against is None else against(z))
+    return (change.square().mean().sqrt() if measure is None else measure(change)) / over(level)
+
+
+GAIN = Exercise(
+    reference=gain,
+    cases=decoder_case,
+    tolerance=5e-3,  # n or n - 1
     mistakes=(
         (
-            "this is the standard deviation; the scale is what we multiply by, so 1 over it.",
-            lambda m, lv: 1 / scale(m, lv),
-        ),
-        ("this is 1 / variance: take the root first.", lambda m, lv: scale(m, lv) ** 2),
-        ("this is the variance; the scale is 1 over its root.", lambda m, lv: scale(m, lv) ** -2),
-        (
-            "the clouds' own noise is missing: a drawn latent is wider than the means.",
-            lambda m, lv: scale(m, lv, own=lambda lv: 0.0),
+            "the noise has size `level`, not `level` standard deviations of z: multiply by z.std().",
+            lambda *a: gain(*a, size=lambda z: 1.0),
         ),
         (
-            "the mean of the logarithms is not the logarithm of the mean: exp first, then mean.",
-            lambda m, lv: scale(m, lv, own=lambda lv: lv.mean().exp()),
+            "the noise is multiplied by the variance of z; its root is asked.",
+            lambda *a: gain(*a, size=lambda z: z.var()),
         ),
         (
-            "this adds the clouds' standard deviation; variances add up: logvar.exp().mean().",
-            lambda m, lv: scale(m, lv, own=lambda lv: (lv / 2).exp().mean()),
+            "each channel has its own standard deviation here; one for all numbers is asked.",
+            lambda *a: gain(*a, size=lambda z: z.std((0, 2, 3), keepdim=True)),
+        ),
+        ("the change is not divided by the level.", lambda *a: gain(*a, over=lambda level: 1.0)),
+        (
+            "this is the mean square: take the root before dividing by the level.",
+            lambda *a: gain(*a, measure=lambda c: c.square().mean()),
         ),
         (
-            "this is the root mean square: subtract the mean of all numbers, as a standard deviation does.",
-            lambda m, lv: scale(m, lv, spread=lambda m: m.square().mean()),
+            "this is the mean absolute change; the root of the mean square is asked.",
+            lambda *a: gain(*a, measure=lambda c: c.abs().mean()),
+        ),
+        ("plus and minus cancel in a mean: square first.", lambda *a: gain(*a, measure=lambda c: c.mean())),
+        (
+            "the noisy picture itself is measured, not its change: subtract decode(z).",
+            lambda *a: gain(*a, against=lambda z: 0.0),
         ),
         (
-            "one scale for each channel; here all numbers are taken together.",
-            lambda m, lv: scale(m, lv, lambda m: m.var((0, 2, 3), correction=0), lambda lv: lv.exp().mean((0, 2, 3))),
+            "the noise alone is decoded; it must be added to z.",
+            lambda decode, z, eps, level: (decode(level * z.std() * eps) - decode(z)).square().mean().sqrt() / level,
         ),
         (
-            "the variance of a cloud is exp(logvar): the logarithm itself is added here.",
-            lambda m, lv: scale(m, lv, own=lambda lv: lv.mean()),
+            "the decoded noise is measured: a decoder is not linear, so decode z with it and without, and subtract.",
+            lambda decode, z, eps, level: decode(level * z.std() * eps).square().mean().sqrt() / level,
         ),
         (
-            "standard deviations are added; variances add up, and the root comes last.",
-            lambda m, lv: 1 / (m.std(correction=0) + (lv / 2).exp().mean()),
+            "one number for each picture; one for all is asked.",
+            lambda *a: gain(*a, measure=lambda c: c.square().mean((1, 2, 3)).sqrt()),
         ),
         (
-            "standard deviations are added; variances add up, and the root comes last.",
-            lambda m, lv: 1 / (m.std(correction=0) + lv.exp().mean().sqrt()),
-        ),
-        (
-            "each channel's own mean is subtracted; take all numbers together.",
-            lambda m, lv: scale(m, lv, lambda m: m.var((0, 2, 3), correction=0).mean()),
+            "the change is divided by the noise's size in z; the level, its share of z's spread, is asked.",
+            lambda decode, z, eps, level: gain(decode, z, eps, level) / z.std(),
         ),
     ),
     hints=(
-        "Variances of independent things add up: where the cloud lies, and where in the cloud the draw falls.",
-        "The means spread by mean.var(); a cloud has the variance logvar.exp(), on average logvar.exp().mean().",
-        "1 / (mean.var() + logvar.exp().mean()).sqrt().",
+        "Decode twice, with the noise and without, and compare.",
+        "The noise is level * z.std() * eps, added to z. A root mean square is .square().mean().sqrt().",
+        "change = decode(z + noise) - decode(z); its root mean square, divided by level.",
     ),
 )
 
 
-# ------------------------------------------------------------------ the linear autoencoder
-def patches_case(g: torch.Generator, i: int) -> tuple:
-    """(patches (N, D), channels): patches far from 0 whose axes differ clearly in variance."""
-    dim = 6 + i
-    turn = torch.linalg.qr(torch.randn(dim, dim, generator=g)).Q
-    sizes = 3 * 0.6 ** torch.arange(dim)
-    return torch.randn(60, dim, generator=g) * sizes @ turn + torch.randn(dim, generator=g) * 2, 2 + i % 3
+# ------------------------------------------------------------------ the work of attention
+def sizes_case(g: torch.Generator, i: int) -> tuple:
+    """(places, words, dim): three different whole numbers."""
+    places, words, dim = (int(torch.randint(low, 4 * low, (1,), generator=g)) for low in (64, 7, 16))
+    return places, words, dim
 
 
-def axes(patches):
-    """The axes (D, D) of centred patches as rows, the best first."""
-    return torch.linalg.svd(patches, full_matrices=False).Vh
-
-
-def around(patches, mean, rebuild):
-    """Rebuild patches around a mean."""
-    return mean + rebuild(patches - mean)
-
-
-def linear(patches, channels, centre=True, first=0, back=True):
-    """Rebuild patches from their coordinates along the axes of most variance."""
-    mean = patches.mean(0) if centre else torch.zeros_like(patches[0])
-    kept = axes(patches - mean)[first:][:channels]  # (C, D)
-    return (patches - mean) @ kept.T @ kept + (mean if back else 0)
-
-
-LINEAR = Exercise(
-    reference=lambda patches, channels: linear(patches, channels),
-    cases=patches_case,
-    tolerance=1e-3,
+ATTENTION = Exercise(
+    reference=lambda places, words, dim: 4 * places * (places + words) * dim,
+    cases=sizes_case,
     mistakes=(
-        ("the mean is not subtracted: the first axis is then spent on it.", lambda p, c: linear(p, c, centre=False)),
-        ("the mean is subtracted, but not added back.", lambda p, c: linear(p, c, back=False)),
         (
-            "these are the axes of least variance: eigh sorts upwards, so the best axes are its last columns.",
-            lambda p, c: linear(p, c, first=p.shape[1] - c),
-        ),
-        ("the best axis is left out.", lambda p, c: linear(p, c, first=1)),
-        ("one axis too many is kept.", lambda p, c: linear(p, c + 1)),
-        (
-            "these are the coordinates z; go back to patches with A.T, and add the mean.",
-            lambda p, c: (p - p.mean(0)) @ torch.linalg.svd(p - p.mean(0), full_matrices=False).Vh[:c].T,
+            "only one of the two products is counted: queries x keys, and weights x values.",
+            lambda n, m, d: 2 * n * (n + m) * d,
         ),
         (
-            "this keeps the first numbers of each patch; keep the first of its coordinates along the axes.",
-            lambda p, c: torch.where(torch.arange(p.shape[1]) < c, p, p.mean(0)),
+            "a multiplication and an addition count 2: this counts multiplications only, of one product.",
+            lambda n, m, d: n * (n + m) * d,
+        ),
+        ("the cross-attention is missing: each place asks each word too.", lambda n, m, d: 4 * n * n * d),
+        ("the self-attention is missing: each place asks each place.", lambda n, m, d: 4 * n * m * d),
+        (
+            "words do not ask: the queries of cross-attention are places, its keys are words.",
+            lambda n, m, d: 4 * (n * n + m * m) * d,
         ),
         (
-            "these are columns of svd's third answer; its rows are the axes: A = Vt[:channels].T.",
-            lambda p, c: around(p, p.mean(0), lambda q: q @ axes(q)[:, :c] @ axes(q)[:, :c].T),
+            "here words and places attend to one joint list; the words ask nobody.",
+            lambda n, m, d: 4 * (n + m) ** 2 * d,
         ),
         (
-            "the singular values are missing: U holds coordinates of size 1, U * S the real ones.",
-            lambda p, c: around(
-                p, p.mean(0), lambda q: torch.linalg.svd(q, full_matrices=False).U[:, :c] @ axes(q)[:c]
-            ),
+            "self-attention goes by pairs of places: this grows with one place at a time.",
+            lambda n, m, d: 4 * (n + m) * d,
         ),
         (
-            "the mean is added twice: it must be subtracted before the coordinates are taken.",
-            lambda p, c: linear(p, c) + p.mean(0) @ axes(p - p.mean(0))[:c].T @ axes(p - p.mean(0))[:c],
+            "these are the projections to queries, keys and values; the two products of attention are asked.",
+            lambda n, m, d: 2 * 3 * n * d * d,
         ),
         (
-            "the mean is subtracted for the axes only; the coordinates need it too, and the result needs it back.",
-            lambda p, c: p @ axes(p - p.mean(0))[:c].T @ axes(p - p.mean(0))[:c],
-        ),
-        (
-            "this subtracts one number; the mean patch has one for each of its D numbers: patches.mean(dim=0).",
-            lambda p, c: around(p, p.mean(), lambda q: q @ axes(q)[:c].T @ axes(q)[:c]),
-        ),
-        (
-            "each patch loses its own mean; the mean patch is asked: patches.mean(dim=0).",
-            lambda p, c: around(p, p.mean(1, keepdim=True), lambda q: q @ axes(q)[:c].T @ axes(q)[:c]),
+            "dim enters once: each pair of places costs one dot product of length dim.",
+            lambda n, m, d: 4 * n * (n + m) * d * d,
         ),
     ),
     hints=(
-        "Subtract the mean patch, find the axes along which patches differ most, keep the first, go back.",
-        "torch.linalg.svd(patches - mean, full_matrices=False) gives the axes as rows of its third answer, "
-        "the best first.",
-        "A = Vt[:channels].T; return mean + (patches - mean) @ A @ A.T.",
+        "How many dot products does queries x keys need, and how long is each?",
+        "Self-attention: places * places dot products of length dim, 2 FLOP a term; weights x values costs the same.",
+        "Two products, 2 FLOP a term: 4 * dim for each pair (place, place) and each pair (place, word).",
     ),
 )
