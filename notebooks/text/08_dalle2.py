@@ -307,7 +307,7 @@ print(f"length of the linear map's answers, before they are brought to 1: {Mean.
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The MLP has cosine 0.86, of the 0.89 that one answer can reach (Idea 1): nothing is wrong with it. But each of the four has **diversity 0**, for the same name gives the same vector, and a Fréchet distance of 136 to 340, where other real pictures have 17. Its nearest picture is even *too* right, 100 %: of real pictures 70 % have such a neighbour.
-# A decoder fed in this way would paint one butterfly for ever, from a vector between all styles and colours: before normalising its length is 0.89, the root of Idea 1, as that of a mean is; a picture's is 1.
+# A decoder fed in this way would paint one butterfly for ever, from a vector between all styles and colours: before normalising, the linear map's have length 0.89, the root of Idea 1, as a mean has; a picture's is 1.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · A prior that writes: PCA, buckets, a causal Transformer
@@ -500,7 +500,7 @@ plt.show()
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** On training pictures 2.40 [2.22, 2.58] nats a code, blind 4.85. On held-out drawings 5.19 [5.05, 5.34]: *worse than blind*, for all but the first few directions, although exchanged captions are worse still, 6.72. The network has learned its 65,536 vectors by heart, and elsewhere is sure of wrong codes; the training loss, 2.45, did not show it. The paper had hundreds of millions.
+# **What to see.** On training pictures 2.40 [2.22, 2.58] nats a code, blind 4.85. On held-out drawings 5.19 [5.05, 5.34]: *worse than blind*, on most codes, although exchanged captions are worse still, 6.72. The network over-fits: it saw each of its 65,536 pictures nine times, and the training loss, 2.45, did not show it. The paper had hundreds of millions.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Drawing.** Code by code, from the softmax. One exception (Ramesh et al. 2022, section 2.2): the first code is drawn from the **upper half** of its distribution. We demand a picture that fits well, *then* write one.
@@ -778,7 +778,7 @@ plotting.plot_points(clouds, list(ways), "Real pictures of a name (blue), what e
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Real pictures of a name fall into two groups. The MLP answers *between* them, where hardly a picture is; the text vector lies to one side. Both priors fill the cloud. **Limit**: two directions of 192.
+# **What to see.** Real pictures fall into two groups here. The MLP answers *between* them, where hardly a picture is; the text vector lies to one side. Both priors fill the cloud. **Limit**: two directions of 192.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **By heart?** The autoregressive prior was worse than blind on held-out drawings. The same question to the diffusion prior, at step 500: its error, of 1 for an answer of zeros.
@@ -882,9 +882,9 @@ for way in ("text vector", "MLP", "autoregressive", "diffusion"):
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # - **Full captions**: the MLP has cosine 0.869 [0.862, 0.876] and R@1 87 % [83, 90], the diffusion prior 0.840 [0.831, 0.850] and 78 % [73, 81], the autoregressive 0.770 and 58 %. The prior adds nothing here but a Fréchet distance of 11 instead of 19.
 # - **Names**: every way without a prior has diversity 0 and Fréchet distance 126 to 328. The diffusion prior has 0.95 [0.91, 0.99] of the real diversity and 8.6, where other real pictures have 5.3; the autoregressive prior 1.11 [1.08, 1.14], more than real, and 15.
-# - **Match, do not exceed**: cosine 0.787 (real pictures 0.784), nearest 64 % [56, 72] (real 67 % [59, 75]). Regression exceeds both, 0.857 and 100 %, *because* it avoids all that is rare.
+# - **Match, do not exceed**: cosine 0.787 (real pictures 0.784), nearest 64 % [56, 72] (real 67 % [59, 75]). Regression exceeds both, 0.857 and 100 %; that is no merit.
 #
-# **When would you skip the prior?** When prompts are long and exact, when one picture a prompt suffices, or when the decoder is trained to read text vectors; Stable Diffusion has none at all.
+# **When would you skip the prior?** When prompts are long and exact, when one picture a prompt suffices, or when the decoder is trained to read text vectors; Stable Diffusion has no prior.
 #
 # **What does each cost?** The paper found the diffusion prior the better one at less compute, with 319 codes to write one after the other. Ours has 1 + 21.
 
@@ -979,7 +979,7 @@ plotting.show_rows({prompt: nearest(vectors) for prompt, vectors in by_prompt.it
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** *Red* brings the mean distance of two draws from 0.72 to 0.45, *snow* to 0.32. A style changes nothing, 0.46: this CLIP's vectors hardly know style (notebook 07), so no prior can draw it. In Chinese, *red apple* leaves more open, 0.61. **Limit**: eight draws a caption; and a nearest picture may be a tomato where no apple lies in snow.
+# **What to see.** *Red* brings the mean distance of two draws from 0.72 to 0.45, *snow* to 0.32. A style changes nothing, 0.46: this CLIP's vectors hardly know style (notebook 07), so there is little to draw. In Chinese, *red apple* leaves more open, 0.61. **Limit**: eight draws a caption; and a nearest picture may be a tomato where no apple lies in snow.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## When it breaks · Vectors of length 1
