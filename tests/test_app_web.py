@@ -246,6 +246,11 @@ def shown(browser):
     return browser.execute_script(script)
 
 
+def drawn_anew(browser, before):
+    """The addresses of four pictures that were not shown before, once they are there."""
+    return wait(browser, lambda b: (found := shown(b)) and len(set(found) - set(before)) == 4 and found)
+
+
 def opened(url):
     """A picture that the page shows."""
     with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
@@ -279,3 +284,28 @@ def test_from_prompt_to_picture(browser, address, tmp_path):
     assert len(shown(browser)) == 4, "the pictures stay"
     asked = requested(browser)
     assert len(asked) > 20 and {u for u in asked if not u.startswith((address, "data:", "blob:", "chrome:"))} == set()
+
+
+def test_a_stroke_of_the_brush_is_drawn_anew_and_nothing_else(browser, address):
+    from selenium.webdriver import ActionChains
+
+    browser.set_window_size(1400, 1600)
+    browser.get(address)
+    ask(browser, "panda, white")
+    before = drawn_anew(browser, [])
+    given = np.asarray(opened(before[0]))[::4, ::4]
+    again = browser.find_element("css selector", "#again")
+    wait(browser, lambda _: again.is_enabled())
+    again.click()
+    canvas = wait(
+        browser, lambda b: next((c for c in b.find_elements("css selector", "#editor canvas") if c.size), None)
+    )
+    stroke = ActionChains(browser).move_to_element_with_offset(canvas, -64, -100).click_and_hold()
+    for _ in range(20):
+        stroke.move_by_offset(0, 10)
+    stroke.release().perform()
+    ask(browser, "red car, white")
+    for url in drawn_anew(browser, before):
+        changed = (np.asarray(opened(url))[::4, ::4] != given).any(axis=-1)
+        assert not changed[:, 32:].any(), "right of the stroke all is as it was"
+        assert changed[:, 12:20].mean() > 0.3

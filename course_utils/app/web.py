@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -25,7 +26,9 @@ INTRODUCTION = """# Pictures from Noise
 Small emoji from an English or a Chinese prompt."""
 FROM_PICTURE = """Load a picture, and the prompt draws from it: the strength says how much of it changes. Or brush over
 a part of it, and only that part is drawn anew."""
-FONTS = ("system-ui", "Segoe UI", "Noto Sans", "Noto Sans SC", "sans-serif")  # of the reader's own machine
+# of the reader's own machine, and for the Chinese of the examples one of ours where there is none
+FONTS = ("system-ui", "Segoe UI", "Noto Sans", "Noto Sans SC", "Course Chinese", "sans-serif")
+FONT = Path(__file__).resolve().parents[1] / "figures" / "fonts" / "NotoSansSC-course.ttf"
 LEGIBLE = {  # Gradio's own small print is pale
     "block_info_text_color": "*neutral_600",
     "block_info_text_color_dark": "*neutral_300",
@@ -35,7 +38,15 @@ LEGIBLE = {  # Gradio's own small print is pale
     "button_primary_background_fill_hover": "*primary_700",
 }
 CANVAS = (256, 256)  # pixels to brush on
-STYLE = "#pictures .grid-wrap { max-height: none; overflow: visible; }"  # or the gallery scrolls inside itself
+STYLE = f"""
+#pictures .grid-wrap {{ max-height: none; overflow: visible; }}  /* or the gallery scrolls inside itself */
+@font-face {{
+  font-family: "Course Chinese";
+  src: url("/gradio_api/file={quote(FONT.as_posix())}") format("truetype");
+  unicode-range: U+3000-303F, U+4E00-9FFF, U+FF00-FFEF;
+  font-display: swap;
+}}
+"""
 
 
 def launch(folder: str | Path | None = None, device: str | None = None, **options) -> None:
@@ -49,6 +60,7 @@ def launch(folder: str | Path | None = None, device: str | None = None, **option
     options |= {"theme": theme, "css": STYLE, "footer_links": []}
     options |= {"ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
     options["_frontend"] = False  # else it gives up where its own page needs more than three seconds on a busy machine
+    gr.set_static_paths([FONT])
     blocks = page(folder, device)
     try:
         _, address, _ = blocks.launch(**options)
@@ -122,6 +134,7 @@ def make_fields(prompt: gr.Textbox, systems: list[str], loras: list[str]) -> tup
         gr.Markdown(FROM_PICTURE)
         brush = gr.Brush(default_size=24, colors=["#D55E00"], color_mode="fixed")
         size = {"canvas_size": CANVAS, "fixed_canvas": True, "layers": False, "transforms": (), "show_label": False}
+        size["format"] = "png"  # what is not brushed over stays as it is, to the pixel
         fields["editor"] = gr.ImageEditor(type="pil", sources=["upload"], brush=brush, elem_id="editor", **size)
         fields["strength"] = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength")
 
