@@ -568,7 +568,7 @@ plt.show()
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **Follow the shapes** (channels × side × side). The picture, 3×32×32, is *folded*: 2×2 pixels become channels, 12×16×16, and no pixel is lost (Hoogeboom et al., section 3.4).
+# **Follow the shapes** (channels × side × side). The picture, 3×32×32, is *folded*: 2×2 pixels become channels, 12×16×16, and no pixel is lost (Hoogeboom et al., section 3.3).
 # `conv_in` makes 32×16×16; the levels down end at 64×8×8 and 128×4×4. Every result goes onto a pile:
 # `conv_in`, three blocks, two strides, so six skips. Each level up pops two, last in, first out, and lays them beside its own channels: (128 + 128)×4×4 → 128×4×4,
 # (128 + 64)×4×4 → 128×4×4, doubled to 8×8, and so on. `conv_out` makes 12×16×16, which unfolds to 3×32×32.

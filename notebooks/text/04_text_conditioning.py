@@ -633,7 +633,7 @@ with torch.no_grad():
 # ```
 #
 # Attention stands only where the feature map is small. Path 2 reaches *every* block: it adds the sentence's vector to the
-# step's (as Imagen does, section 2.4). Its norm starts at zero, silent until training turns it up.
+# step's (as Imagen does, section 2.5). Its norm starts at zero, silent until training turns it up.
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.generator.unet import Patched, UNet
