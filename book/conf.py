@@ -2,6 +2,7 @@
 
 import re
 import sys
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path.cwd()  # tools/book.py starts Sphinx in the course's folder
@@ -56,20 +57,20 @@ html_theme_options = {
     else {}
 )
 
+DRAWN = re.compile("[\u2500-\u257f\u25ba\u25b2\u25bc\u25c4]")  # lines and arrows
+
 
 def paragraphs(lines: list[str]) -> list[list[str]]:
-    """Lines cut where the indentation changes between none and some, and at empty lines."""
+    """Lines cut at empty lines, and where the indentation changes between none and some; a drawing stays whole."""
     blocks: list[list[str]] = []
-    indented = None
-    for line in lines:
-        if not line.strip():
-            indented = None
+    for empty, group in groupby(lines, key=lambda line: not line.strip()):
+        run = list(group)
+        if empty:
             blocks.append([])
-        elif indented is None or line.startswith("    ") != indented or not blocks:
-            indented = line.startswith("    ")
-            blocks.append([line])
+        elif any(DRAWN.search(line) and not line.startswith("    ") for line in run):
+            blocks.append([f"    {line}" for line in run])
         else:
-            blocks[-1].append(line)
+            blocks += [list(part) for _, part in groupby(run, key=lambda line: line.startswith("    "))]
     return blocks
 
 
@@ -80,7 +81,7 @@ def escaped(text: str) -> str:
 
 
 def readable(app, what, name, obj, options, lines: list[str]) -> None:
-    """Our docstrings are plain text: what is indented is a drawing or a formula and keeps its shape."""
+    """Our docstrings are plain text: a drawing, and what is indented, as a formula is, keeps its shape."""
     out: list[str] = []
     for block in paragraphs(lines):
         drawing = bool(block) and block[0].startswith("    ")

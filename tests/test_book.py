@@ -50,7 +50,9 @@ def test_speaker_notes_have_their_own_page(monkeypatch, tmp_path):
 def test_links_lead_into_the_book_or_to_the_repository(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "README.md").touch()
+    (tmp_path / "teaching.md").touch()
     text = "---\nlicense: mit\n---\n[data](data/README.md) [law](LICENSE) [far](https://x.org) ![p](LICENSE)"
+    assert book.relink("[how](book/teaching.md)", Path("README.md"), tmp_path) == "[how](teaching.md)"
 
     def relinked():
         return book.relink(text, Path("README.md"), tmp_path)
@@ -75,6 +77,10 @@ def test_docstrings_keep_their_drawings_and_their_signs(monkeypatch):
     drawing = lines.index("::")
     assert lines[drawing : drawing + 5] == ["::", "", "    a ──► b", "      ▲", ""]
     assert lines[-2:] == ["and on", "here."]
+    lines = ["a ──► b ──┐", "          ├─► c", "d ────────┘", "", "and *on*"]
+    readable(None, "module", "m", None, None, lines)
+    assert lines[:6] == ["", "::", "", "    a ──► b ──┐", "              ├─► c", "    d ────────┘"]
+    assert lines[-1] == "and \\*on\\*"
 
 
 def test_the_course_font_has_every_chinese_sign_of_the_book():
@@ -166,3 +172,17 @@ def test_search_finds_what_a_reader_looks_for(site, browser):
         hits = [a.get_attribute("href") for a in browser.find_elements("css selector", "#search-results li a")]
         assert any(page in hit for hit in hits), json.dumps(hits)
         assert complaints(browser, address) == []
+
+
+@pytest.mark.slow
+def test_no_page_is_wider_than_a_telephone(site, browser):
+    address, folder = site
+    screen = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    wide = {}
+    for path in sorted(folder.rglob("*.html")):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(("_", "genindex", "py-modindex")):  # source code, parts of the theme, tables of names
+            browser.get(f"{address}/{name}")
+            wide[name] = browser.execute_script("return document.documentElement.scrollWidth")
+    assert {name: width for name, width in wide.items() if width > 390} == {}

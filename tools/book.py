@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -129,6 +130,8 @@ def relink(markdown: str, path: Path, source: Path) -> str:
         file = (ROOT / path).parent.joinpath(target).resolve().relative_to(ROOT)
         if (source / file).is_file():
             return link[0]
+        if file.is_relative_to(BOOK.name) and (source / (inside := file.relative_to(BOOK.name))).is_file():
+            return f"[{link['text']}]({os.path.relpath(inside, path.parent)})"  # what lies in book/ is at the top here
         url = f"https://github.com/{address}/blob/main/{file.as_posix()}{'#' * bool(anchor)}{anchor}"
         return f"[{link['text']}]({url})" if address else link["text"]
 
