@@ -146,7 +146,7 @@ plt.show()
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** 972 numbers of a shrunk picture give 23.6 dB [22.9, 24.2], 1,024 of our latent 30.7 [29.8, 31.7]: the colours survive in both, the edges in one. Shrinking keeps the local mean everywhere; numbers should go to what *varies*. **Limit**: resizing knows nothing about our pictures. The next rival does.
+# **What to see.** 972 numbers of a shrunk picture give 23.6 dB [22.9, 24.2], 1,024 of our latent 30.7 [29.8, 31.7]: the colours survive in both, the edges in one. Shrinking keeps the local mean everywhere; numbers should go to what *varies*. **Limit**: resizing knows nothing about our pictures.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 1 · Fewer numbers, well chosen
@@ -918,7 +918,7 @@ class NoisyVAE(VAE):
 
 
 # %% [markdown]
-# (`scale` keeps its gradient: larger latents meet larger noise. In the run that made the checkpoint it did not; growing looked like a way out, and the latents raced away, to a standard deviation of 28, says its history.)
+# (`scale` keeps its gradient: larger latents meet larger noise. In the run that made the checkpoint it did not; growing looked like a way out, and the latents raced away, to a standard deviation of 28.)
 #
 # **Predict.** What will noise do to `vae`'s pictures: blur or roughen them? And what should training with noise cost on exact latents?
 #
@@ -1069,7 +1069,7 @@ for name, y in {"real pictures": few, "own outputs": few_painted, "half-way late
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** 92 % [90, 93] of a nudge's effect stays within four pixels of the place. Own outputs come back at 40.1 dB [39.4, 40.8], half-way ones at 33.9 [32.9, 34.9], confetti at 30.1 [29.6, 30.6]: half-way is not home, but no hole as deep as confetti. *Our latent is a small picture, not an idea of a picture*, and a U-Net
-# can paint on it. **Limit**: it holds no meaning; notebook 08 interpolates in CLIP's space.
+# can paint on it. **Limit**: no meaning; notebook 08 interpolates in CLIP's space.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 8 · What painting small saves
