@@ -1,22 +1,8 @@
 """Diagrams of whole systems say what the networks are, and lay every condition out."""
 
-import matplotlib
-import pytest
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from course_utils.figures import architecture, plotting
-from tests.test_plotting import png, words
+from tests.test_plotting import clean, png, words  # noqa: F401 - clean: the course's style, and no figure left open
 from tests.test_stable_diffusion import tiny_system
-
-
-@pytest.fixture(autouse=True)
-def clean():
-    with plt.rc_context():
-        plotting.use_course_style()
-        yield
-        plt.close("all")
 
 
 def test_a_system_is_drawn_as_it_is():
