@@ -153,9 +153,10 @@ BITS = Exercise(
 
 # ------------------------------------------------------------------ two numbers that find a sick autoencoder
 def patient_case(g: torch.Generator, i: int) -> tuple:
-    """(mean, logvar) whose channels lie off the middle, spread differently, and are noisy to different degrees."""
+    """(mean, logvar): channels, and pictures in them, that lie off the middle, spread and are noisy differently."""
     size = torch.rand(1, 4, 1, 1, generator=g) * 3 + 0.1
-    mean = 2 * torch.randn(1, 4, 1, 1, generator=g) + size * torch.randn(5, 4, 3 + i, 4, generator=g)
+    picture = torch.randn(5, 4, 1, 1, generator=g)
+    mean = 2 * torch.randn(1, 4, 1, 1, generator=g) + size * (picture + torch.randn(5, 4, 3 + i, 4, generator=g))
     return mean, torch.randn(1, 4, 1, 1, generator=g) - 2 + 1.5 * torch.randn(mean.shape, generator=g)
 
 
