@@ -17,6 +17,7 @@ from course_utils.errors import CheckpointError
 CHECKPOINT_DIR = DATA_DIR / "checkpoints"
 TEXTS = ("name", "recipe", "sha256", "git_commit", "hardware", "history")  # what a card may hold: these as texts,
 NUMBERS = ("parameters", "steps", "pictures", "seed", "minutes", "scaling_factor")  # and these as numbers
+FIGURES = ("metrics", "cost", "side_by_side")  # and these as measured figures, {what: number, or {figure: number}}
 
 
 def sha256(path) -> str:
@@ -135,12 +136,15 @@ def card_writer(card) -> Callable:
     return lambda path: Path(path).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def add_metrics(name, metrics, folder=None) -> None:
-    """Write measured figures, {what: number}, into the card of a checkpoint, beside those that it holds."""
+def add_metrics(name, metrics, folder=None, key="metrics") -> None:
+    """Write measured figures, {what: number}, into the card of a checkpoint, beside those that it holds under a key.
+
+    key: one of FIGURES.
+    """
     path = Path(folder or CHECKPOINT_DIR) / f"{name}.safetensors"
     with locked(path):  # read and written in one go: another process's figures are not lost
         full = card(name, folder)
-        full["metrics"] = {**full.get("metrics", {}), **metrics}
+        full[key] = {**full.get(key, {}), **metrics}
         write_card(path, full)
 
 
@@ -176,7 +180,7 @@ def is_card(value: object) -> bool:
 
     if not isinstance(value, dict):
         return False
-    parents, metrics, curve = value.get("parents", {}), value.get("metrics", {}), value.get("curve", [])
+    parents, curve = value.get("parents", {}), value.get("curve", [])
     return (
         all(isinstance(value.get(key, ""), str) for key in TEXTS)
         and all(number(value.get(key, 0)) for key in NUMBERS)
@@ -184,10 +188,11 @@ def is_card(value: object) -> bool:
         and all(isinstance(digest, str) for digest in parents.values())
         and isinstance(curve, list)
         and all(isinstance(point, dict) and all(map(number, point.values())) for point in curve)
-        and isinstance(metrics, dict)
+        and all(isinstance(value.get(key, {}), dict) for key in FIGURES)
         and all(
             number(x) or isinstance(metric, dict) and interval(x)
-            for metric in metrics.values()
+            for key in FIGURES
+            for metric in value.get(key, {}).values()
             for x in (metric.values() if isinstance(metric, dict) else (metric,))
         )
     )

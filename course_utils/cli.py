@@ -48,11 +48,11 @@ def parser() -> Parser:
     evaluate.add_argument(
         "system",
         nargs="?",
-        default=PROMPTED,
         metavar="SYSTEM",
         help=f"what reads prompts; evaluator or vae: on real pictures (default: {PROMPTED})",
     )
-    evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100, or 200)")
+    evaluate.add_argument("--all", action="store_true", help="all systems side by side: quality, and cost by module")
+    evaluate.add_argument("--prompts", type=int, help="1 to 400 a language (default: 100, or 200); --all: in both")
     evaluate.add_argument("--write", action="store_true", help="keep the shares in the checkpoint's card")
     export_options(add("export", help="write a system as a folder that diffusers opens"))
     search_options(add("search", help="find the pictures that fit a prompt, by CLIP"))

@@ -21,6 +21,7 @@ from course_utils.app.generate import draw_pictures
 from course_utils.app.redraw import redraw
 from course_utils.app.space import write_space
 from course_utils.errors import CheckpointError, InputError
+from course_utils.systems.registry import systems_at_hand
 from tests.conftest import ROOT
 from tests.needs import PATIENCE, start_chromium, text_of, wait
 
@@ -132,7 +133,7 @@ def test_what_the_system_never_saw_is_said_first():
 
 
 def test_only_systems_that_read_and_have_checkpoints_are_offered(tmp_path):
-    offered = paint.systems_at_hand()
+    offered = systems_at_hand()
     assert offered[0] == "stable-diffusion" and "text-pixel" in offered and "noise-predictor" not in offered
 
     def bring(name):
@@ -141,9 +142,9 @@ def test_only_systems_that_read_and_have_checkpoints_are_offered(tmp_path):
 
     bring("noise-predictor")
     with pytest.raises(CheckpointError, match="no checkpoint 'stable-diffusion'"):
-        paint.systems_at_hand(tmp_path)
+        systems_at_hand(tmp_path)
     bring("text-pixel")
-    assert paint.systems_at_hand(tmp_path) == ["text-pixel"]
+    assert systems_at_hand(tmp_path) == ["text-pixel"]
 
 
 def test_what_is_saved_is_named_by_its_prompt_and_tells_its_options(tmp_path):

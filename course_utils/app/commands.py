@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from course_utils import errors
 from course_utils.app import inputs
+from course_utils.systems.registry import PROMPTED
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -69,8 +70,28 @@ def app(args: argparse.Namespace) -> int:
     return 0
 
 
+def evaluate_all(args: argparse.Namespace) -> int:
+    """Print what all systems at hand cost and how good their pictures are; --write keeps it in their cards."""
+    for option in ("steps", "guidance", "seed"):
+        if getattr(args, option) is not None:
+            raise errors.InputError(f"--all measures every system as it draws by itself: leave --{option} out")
+    from course_utils.evaluation.report_systems import LIMITS, PROMPTS, evaluate_systems
+
+    n = errors.integer("prompts", PROMPTS if args.prompts is None else args.prompts, LIMITS)
+    found = evaluate_systems(n, args.folder, args.device, tell=inputs.say, progress=inputs.show_progress())
+    print(found.text())
+    if args.write:
+        found.keep(args.folder)
+    return 0
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """Print what the evaluator says of a system's pictures, or of real ones; --write keeps it in the card."""
+    if args.all and args.system is not None:
+        raise errors.InputError(f"--all measures every system: leave {errors.printable(args.system)} out, or --all")
+    if args.all:
+        return evaluate_all(args)
+    args.system = PROMPTED if args.system is None else args.system
     if args.prompts is not None:
         errors.integer("prompts", args.prompts, inputs.PROMPTS)
     from course_utils import checkpoints

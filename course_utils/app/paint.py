@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from course_utils import errors
 from course_utils.app import generate
 from course_utils.app.redraw import INPAINTING, redraw
-from course_utils.errors import CheckpointError, InputError
-from course_utils.systems.registry import ENLARGED, PROMPTED, SYSTEMS, open_system
+from course_utils.errors import InputError
+from course_utils.systems.registry import ENLARGED, PROMPTED, SYSTEMS
 
 if TYPE_CHECKING:  # they take their time, and `course --help` needs none
     import numpy as np
@@ -23,26 +23,6 @@ if TYPE_CHECKING:  # they take their time, and `course --help` needs none
 
 COUNT = (1, 16)  # what a gallery shows at a glance
 SIDE = 64  # pixels of what is drawn from a picture
-
-
-def systems_at_hand(folder: str | Path | None = None) -> list[str]:
-    """The systems that read prompts and whose checkpoints are all here, whole and fitting, PROMPTED first.
-
-    CheckpointError for none: what PROMPTED lacks.
-    """
-    found, missing = [], []
-    for name in sorted(SYSTEMS, key=lambda name: name != PROMPTED):
-        if "prompt" not in SYSTEMS[name].inputs:
-            continue
-        try:
-            open_system(name, "cpu", folder)
-        except CheckpointError as error:
-            missing.append(error)
-        else:
-            found.append(name)
-    if not found:
-        raise missing[0]
-    return found
 
 
 def reading(system: str) -> str:

@@ -20,7 +20,7 @@ from course_utils.app.generate import EXAMPLES
 from course_utils.app.redraw import INPAINTING
 from course_utils.checkpoints import available
 from course_utils.datasets.vocabulary import CALLS
-from course_utils.systems.registry import SYSTEMS
+from course_utils.systems.registry import SYSTEMS, systems_at_hand
 
 INTRODUCTION = """# Pictures from Noise
 Small emoji from an English or a Chinese prompt."""
@@ -72,7 +72,7 @@ def launch(folder: str | Path | None = None, device: str | None = None, **option
 
 def page(folder: str | Path | None = None, device: str | None = None) -> gr.Blocks:
     """The page, which draws with the checkpoints of a folder, on a device."""
-    systems, loras = paint.systems_at_hand(folder), [name for name in CALLS if name in available(folder)]
+    systems, loras = systems_at_hand(folder), [name for name in CALLS if name in available(folder)]
     kept = tempfile.TemporaryDirectory(prefix="course-app-")  # its files go with the page
     with gr.Blocks(title="Pictures from Noise", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown(INTRODUCTION)

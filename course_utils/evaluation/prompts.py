@@ -5,6 +5,7 @@
 `held_out_style_prompts` asks for things in styles in which training never showed them, `bare_prompts` by name alone.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -110,6 +111,12 @@ def held_out_style_prompts(language="en", n=100, seed=2024, concepts=None, style
     Worded, and with colours and backgrounds, as `fixed_prompts` does; raises as it does.
     """
     return _prompts(_rows(n, seed, concepts, styles, split="test"), language, form)
+
+
+def in_turn(make: Callable[..., list[Prompt]], n: int, **options) -> list[Prompt]:
+    """Return the n prompts that `make`, one of the functions above, asks for, each in one language: they take turns."""
+    both = [make(language, n, **options) for language in LANGUAGES]
+    return [both[i % len(LANGUAGES)][i] for i in range(n)]
 
 
 @lru_cache(maxsize=1)

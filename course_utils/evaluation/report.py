@@ -55,6 +55,17 @@ COLUMNS = {
     "diversity": "diversity",
     "nearest": "nearest",
     "seconds": "s a caption",
+    "parameters": "M parameters",
+    "calls": "calls",
+    "gflop_call": "GFLOP a call",
+    "gflop": "GFLOP a picture",
+    "seconds_picture": "s a picture",
+    "peak": "MB",
+    "clip": "CLIP score",
+    "fid": "Fréchet",
+    "kid": "kernel",
+    "distance": "to nearest",
+    "n": "prompts",
 }
 UNITS = {  # decimals and unit of what is a mean; everything else is a share
     "psnr": (1, " dB"),
@@ -71,6 +82,17 @@ UNITS = {  # decimals and unit of what is a mean; everything else is a share
     "frechet": (1, ""),
     "diversity": (2, ""),
     "seconds": (3, ""),
+    "parameters": (2, ""),
+    "calls": (0, ""),
+    "gflop_call": (2, ""),
+    "gflop": (2, ""),
+    "seconds_picture": (3, ""),
+    "peak": (1, ""),
+    "clip": (2, ""),
+    "fid": (1, ""),
+    "kid": (2, ""),
+    "distance": (2, " x"),
+    "n": (0, ""),
 }
 INTERVAL = "_interval"  # a card has {"concept": 0.95, "concept_interval": [0.89, 0.98]}
 NAMES = {"en": "English", "zh": "Chinese"}
@@ -165,8 +187,11 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     keys = [key for key in COLUMNS if any(key in values for values in cells.values())]
     lines = {"": [COLUMNS[key] for key in keys]}
     lines |= {row: [values.get(key, "") for key in keys] for row, values in cells.items()}
-    width, column = max(map(len, rows)), 2 + max(len(cell) for line in lines.values() for cell in line)
-    return "\n".join(f"{row:<{width}}" + "".join(f"{cell:>{column}}" for cell in line) for row, line in lines.items())
+    width, columns = max(map(len, rows)), [2 + max(map(len, column)) for column in zip(*lines.values())]
+    return "\n".join(
+        f"{row:<{width}}" + "".join(f"{cell:>{column}}" for cell, column in zip(line, columns))
+        for row, line in lines.items()
+    )
 
 
 def figures(row: dict[str, float]) -> dict[str, str]:

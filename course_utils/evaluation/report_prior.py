@@ -25,7 +25,7 @@ from course_utils.data import load_emoji, to_tensor
 from course_utils.datasets.compose import LANGUAGES, Composer
 from course_utils.evaluation.intervals import Estimate, Mean, Share, interval
 from course_utils.evaluation.metrics import frechet_distance
-from course_utils.evaluation.prompts import bare_prompts
+from course_utils.evaluation.prompts import bare_prompts, in_turn
 from course_utils.evaluation.report_clip import full_captions, recall
 from course_utils.generator.prior_diffusion import keep_better
 from course_utils.recipes import prior_base
@@ -145,8 +145,7 @@ def full_set(clip: CLIP, n: int = FULL) -> Captions:
 
 def name_set(clip: CLIP, n: int = NAMES, draws: int = DRAWS) -> Captions:
     """n names of things, in both languages in turn, `draws` times each, and twice as many pictures of each."""
-    prompts = [bare_prompts(language, n) for language in LANGUAGES]
-    asked = [prompts[i % len(LANGUAGES)][i] for i in range(n)]
+    asked = in_turn(bare_prompts, n)
     emoji, sets = prior_base.composer().emoji, []
     for i, prompt in enumerate(asked):
         own = emoji.select(lambda meta, concept=prompt.concept: meta["concept"] == concept)

@@ -31,6 +31,7 @@ from course_utils.evaluation.prompts import (
     matched_seen_prompts,
 )
 from course_utils.evaluation.report import NAMES, drawing
+from course_utils.layers import resize
 
 SIZE = 64  # pixels a side
 DRAWS = 16  # of one name, to see their variety
@@ -99,17 +100,21 @@ def nearer_to_unseen(evaluator: Evaluator, x: torch.Tensor, prompts: list[Prompt
     return torch.tensor(hits)
 
 
-def variety(net: FeatureNet, x: torch.Tensor, prompts: list[Prompt]) -> Mean:
+def variety(
+    net: FeatureNet, x: torch.Tensor, prompts: list[Prompt], draws: int = DRAWS, styles: tuple[str, ...] = FLAT_STYLES
+) -> Mean:
     """Return how unlike each other drawings of one name are, over the same of real pictures of it: 1 is as varied.
 
-    x (N * DRAWS, 3, 64, 64): DRAWS of each of N `bare_prompts`. Real pictures show the thing in all its styles, on any
+    x (N * draws, 3, S, S): `draws` of each of N `bare_prompts`. Real pictures show the thing in these styles, on any
     background, in its own colour, as training shows it under its name. The ratio of the mean perceptual distances,
     averaged over the prompts.
     """
     ratios = []
-    for i, (prompt, drawn) in enumerate(zip(prompts, x.split(DRAWS))):
-        real = Composer(pictures_of(prompt.concept), p_color=0.0, min_scale=0.85).compose(DRAWS, seed=i)
-        spread = [prompt_diversity(net, pictures, [0] * DRAWS) for pictures in (drawn, to_tensor(real.images))]
+    for i, (prompt, drawn) in enumerate(zip(prompts, x.split(draws))):
+        own = pictures_of(prompt.concept).select(lambda meta: meta["style"] in styles)
+        composed = Composer(own, p_color=0.0, min_scale=0.85).compose(draws, seed=i)
+        real = resize(to_tensor(composed.images), x.shape[-1])
+        spread = [prompt_diversity(net, pictures, [0] * draws) for pictures in (drawn, real)]
         ratios.append(spread[0] / spread[1])
     return Mean.of(ratios)
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from course_utils.data import FLAT_STYLES, load_emoji, to_tensor
-from course_utils.datasets.compose import LANGUAGES, Composer
+from course_utils.datasets.compose import Composer
 from course_utils.evaluation.evaluator import Evaluator, load_evaluator
 from course_utils.evaluation.intervals import Mean
 from course_utils.evaluation.metrics import alignment, extract_features
-from course_utils.evaluation.prompts import bare_prompts, fixed_prompts
+from course_utils.evaluation.prompts import bare_prompts, fixed_prompts, in_turn
 from course_utils.evaluation.report import concepts
 from course_utils.evaluation.report_prior import Feed, plain_feeds, prior_feeds, training_pairs, width
 from course_utils.systems.clip import SIZE
@@ -82,9 +82,9 @@ def evaluate_feeds(
     """
     system, evaluator, known = open_dalle2("none", folder=folder), load_evaluator(), concepts("dalle2")
     feeds = plain_feeds(system.clip, *training_pairs(system.clip)) | prior_feeds(system.clip, folder)
-    full = [fixed_prompts(language, n, concepts=known, styles=FLAT_STYLES) for language in LANGUAGES]
-    bare = [bare_prompts(language, names, concepts=known) for language in LANGUAGES]
-    sets = {"full": (full, n, 1), "name": (bare, names, draws)}
+    full = in_turn(fixed_prompts, n, concepts=known, styles=FLAT_STYLES)
+    bare = in_turn(bare_prompts, names, concepts=known)
+    sets = {"full": (full, 1), "name": (bare, draws)}
     tell, rows = progress or (lambda done, total: None), {}
     total = len(sets) * (len(feeds) + 4) * -(-max(n, names * draws) // BATCH)  # batches
     batches = count(1)
@@ -92,8 +92,7 @@ def evaluate_feeds(
     def report() -> None:
         tell(min(next(batches), total - 1), total)
 
-    for kind, (prompts, number, each) in sets.items():
-        single = [prompts[i % len(LANGUAGES)][i] for i in range(number)]
+    for kind, (single, each) in sets.items():
         asked = [prompt for prompt in single for _ in range(each)]
         texts, real = [prompt.text for prompt in asked], true_pictures(single, each)
         for name, (vectors, said) in ways(system, feeds, texts, real, each).items():
@@ -101,7 +100,7 @@ def evaluate_feeds(
             rows[f"{kind}: {name}"] = judge(evaluator, x, asked, real if kind == "name" else None, each)
         rows[f"{kind}: real pictures"] = judge(evaluator, real, asked, real if kind == "name" else None, each)
     tell(total, total)
-    return rows | judge_variations(system, evaluator, [bare[i % len(LANGUAGES)][i] for i in range(names)], draws)
+    return rows | judge_variations(system, evaluator, bare, draws)
 
 
 def judge_variations(system: DALLE2, evaluator: Evaluator, single: list, draws: int) -> dict[str, dict[str, float]]:

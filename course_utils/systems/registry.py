@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils.errors import GUIDANCE, SEED, STEPS, InputError, integer, number, one_of
+from course_utils.errors import GUIDANCE, SEED, STEPS, CheckpointError, InputError, integer, number, one_of
 
 if TYPE_CHECKING:  # `course --help` lists the systems, and torch takes its time
     import torch
@@ -121,3 +121,27 @@ def open_system(
 
     reader = Reader(name, loras or ("a LoRA",) * (adapt is not None))
     return System(stages, device, entry.steps, entry.guidance, reader=reader)
+
+
+def systems_at_hand(
+    folder: str | Path | None = None, left_out: Callable[[str, CheckpointError], None] | None = None
+) -> list[str]:
+    """The systems that read prompts and whose checkpoints are all here, whole and fitting, PROMPTED first.
+
+    left_out(name, error): called for each other. CheckpointError for none: what PROMPTED lacks.
+    """
+    found, missing = [], []
+    for name in sorted(SYSTEMS, key=lambda name: name != PROMPTED):
+        if "prompt" not in SYSTEMS[name].inputs:
+            continue
+        try:
+            open_system(name, "cpu", folder)
+        except CheckpointError as error:
+            missing.append((name, error))
+        else:
+            found.append(name)
+    if not found:
+        raise missing[0][1]
+    for each in missing if left_out else ():
+        left_out(*each)
+    return found
