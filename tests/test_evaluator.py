@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from course_utils import checkpoints
-from course_utils.data import FIRST_STYLES, load_emoji, load_splits, to_tensor
+from course_utils.data import FIRST_STYLES, STYLES, load_emoji, load_splits, to_tensor
 from course_utils.datasets.compose import Composer
-from course_utils.evaluation.evaluator import STYLES, Evaluator, class_names, class_numbers, load_evaluator
+from course_utils.evaluation.evaluator import Evaluator, class_names, class_numbers, load_evaluator
 from course_utils.evaluation.metrics import (
     ATTRIBUTES,
     alignment,
@@ -42,12 +42,12 @@ def real():
 def test_it_takes_pictures_of_any_size(side):
     with torch.no_grad():
         answers = Evaluator().eval()(torch.rand(2, 3, side, side) * 2 - 1)
-    assert [tuple(logits.shape) for logits in answers] == [(2, 1015), (2, 4), (2, 11), (2, 12), (2, 192)]
+    assert [tuple(logits.shape) for logits in answers] == [(2, 1015), (2, 8), (2, 11), (2, 12), (2, 384)]
 
 
 def test_classes_are_all_the_words_of_the_data():
     names = class_names()
-    assert list(names) == list(ATTRIBUTES) and [len(words) for words in names.values()] == [1015, 4, 11, 12]
+    assert list(names) == list(ATTRIBUTES) and [len(words) for words in names.values()] == [1015, 8, 11, 12]
     assert names["concept"] == tuple(sorted(set(load_emoji(64, styles=STYLES, split="all").column("concept"))))
     assert class_numbers("color", ["red", None, "grey"]).tolist() == [0, -100, 10]
     with pytest.raises(ValueError, match="no style 'oil painting'"):
@@ -55,7 +55,7 @@ def test_classes_are_all_the_words_of_the_data():
 
 
 def test_training_never_shows_a_test_pair_or_a_held_out_colour():
-    """The composer of the recipe holds training emoji only, of its four styles, so held-out figures are honest."""
+    """The composer of the recipe holds training emoji only, of all eight styles, so held-out figures are honest."""
     splits = load_splits()
     seen = {(m["concept"], m["style"]) for m in recipe.composer().emoji.meta}
     assert not seen & {tuple(pair) for pair in splits["test_pairs"]} and {style for _, style in seen} == set(STYLES)
@@ -70,7 +70,7 @@ def test_a_batch_repeats_and_a_loss_without_any_stated_colour_is_a_number():
     first, again, other = draw(0), draw(0), draw(1)
     assert all(torch.equal(first[k], again[k]) for k in first) and not torch.equal(first["x"], other["x"])
     assert first["x"].shape == (12, 3, 64, 64) and first["x"].abs().max() <= 1
-    colorless = first | {"color": torch.full((12,), -100)}
+    colorless = first | dict.fromkeys(("color", "color_patch"), torch.full((12,), -100))
     assert recipe.loss(recipe.model(), colorless, None).isfinite()
 
 
@@ -80,6 +80,30 @@ def test_bending_leaves_half_sharp_and_keeps_the_range():
     same = (bent == x).flatten(1).all(dim=1).float().mean()
     assert 0.35 < same < 0.65 and bent.abs().max() <= 1 + 1e-6
     assert (bent - x).abs().mean() < 0.2  # turned by some degrees, not elsewhere
+
+
+def test_a_patch_is_paid_for_by_its_area():
+    """Where the next picture's patch lies, its pixels and its labels count, as much as the patch is large."""
+    generator, n = torch.Generator().manual_seed(3), 400
+    x = torch.arange(n).float().view(n, 1, 1, 1).expand(n, 3, 64, 64)  # each picture is its own number
+    labels = {a: torch.arange(n) for a in ATTRIBUTES}
+    mixed = recipe.random_patch({"x": x} | labels, generator)
+    other = (mixed["x"] != x).float().mean(dim=(1, 2, 3))
+    assert torch.allclose(other, mixed["share"]) and 0.4 < (other > 0).float().mean() < 0.6
+    assert all(torch.equal(mixed[f"{a}_patch"], labels[a].roll(1)) for a in ATTRIBUTES)
+    patched = 1 + (other[1:] > 0).nonzero().flatten()
+    assert torch.equal(mixed["x"][patched].amin(dim=(1, 2, 3)), (patched - 1).float())
+
+
+def test_a_patch_of_an_equal_picture_changes_no_loss():
+    generator = torch.Generator().manual_seed(0)
+    labels = {a: torch.full((4,), 2) for a in ATTRIBUTES}
+    x = torch.rand(1, 3, 64, 64, generator=generator).expand(4, 3, 64, 64) * 2 - 1
+    mixed = recipe.random_patch({"x": x} | labels, generator)
+    plain = mixed | {"share": torch.zeros(4)}
+    network = recipe.model().eval()
+    assert mixed["share"].max() > 0.1
+    assert torch.allclose(recipe.loss(network, mixed, None), recipe.loss(network, plain, None), atol=1e-5)
 
 
 # ------------------------------------------------------------------ alignment
@@ -119,7 +143,7 @@ def test_alignment_refuses_what_does_not_fit(evaluator, real):
 def test_pictures_out_of_range_are_clipped_and_batches_do_not_matter(evaluator, real):
     x = real[0][:20]
     features = extract_features(evaluator, x)
-    assert features.shape == (20, 192) and not features.requires_grad
+    assert features.shape == (20, 384) and not features.requires_grad
     assert torch.allclose(features, extract_features(evaluator, x, batch_size=7), atol=1e-4)
     white = torch.where(x == 1, 1.6, x)
     assert (white > 1).any() and torch.allclose(features, extract_features(evaluator, white), atol=1e-4)

@@ -1,12 +1,12 @@
 """The evaluator: one small classifier that says what a picture shows, and so measures every generator of the course.
 
-    picture -> 64 x 64 -> [stem] -> [blocks] -> features -> concept, style, color, background
+    picture -> 64 x 64 -> [stem] -> [stages] -> features -> concept, color, background
+                                └──────┴─────> texture --> style
 
 It has seen real pictures with their compositions, and no generator is ever trained on what it says.
 """
 
 from functools import lru_cache
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils import checkpoints
-from course_utils.data import FIRST_STYLES, load_emoji
+from course_utils.data import STYLES, load_emoji
 from course_utils.datasets.compose import BACKGROUNDS, WORDS_ZH
 from course_utils.image_encoder.clip_vision import ResNetVisionModel
 from course_utils.layers import resize
 
 NUM_CONCEPTS = 1015  # of all the data; `class_names` has them by name
 SIDE = 64  # pixels a side at which pictures are judged, whatever their size
-STYLES = (*FIRST_STYLES, "3d")  # those it was taught to tell apart
+TEXTURE = 3  # maps that the style is told from: after the stem, and after the first two stages
 ATTRIBUTES = ("concept", "style", "color", "background")
 
 
@@ -29,7 +29,7 @@ class EvaluatorOutput(NamedTuple):
     """What the evaluator says of B pictures: logits over each attribute's classes, and the features beneath them."""
 
     concept: torch.Tensor  # (B, 1015)
-    style: torch.Tensor  # (B, 4)
+    style: torch.Tensor  # (B, 8)
     color: torch.Tensor  # (B, 11)
     background: torch.Tensor  # (B, 12)
     features: torch.Tensor  # (B, F)
@@ -50,30 +50,39 @@ class FeatureNorm(nn.Module):
         return F.batch_norm(h, self.mean, self.var, training=self.training, momentum=0.01)
 
 
+def texture(h):
+    """Return mean and deviation of each channel over all places, (B, C, H, W) -> (B, 2 C): how, and not what, is drawn.
+
+    Huang & Belongie 2017, section 3.
+    """
+    var, mean = torch.var_mean(h, dim=(2, 3))
+    return torch.cat([mean, (var + 1e-4).sqrt()], dim=1)
+
+
 class Evaluator(ResNetVisionModel):
-    """CLIP's residual tower with four linear heads. He et al. 2016, section 3.3, with GroupNorm.
+    """CLIP's residual tower with four heads. He et al. 2016, section 3.3, with GroupNorm.
 
     forward(x (B, 3, H, W) in [-1, 1], H and W from 16 to 256) -> EvaluatorOutput.
     """
 
-    def __init__(self, widths=(32, 64, 128, 192), blocks=(1, 1, 1), num_concepts=NUM_CONCEPTS, dropout=0.2):
+    def __init__(self, widths=(48, 96, 192, 384), blocks=(1, 1, 1), num_concepts=NUM_CONCEPTS, dropout=0.3):
         super().__init__(widths, blocks)
-        self.stages = nn.Sequential(*chain.from_iterable(self.stages))  # its checkpoint numbers them in one row
-        width = widths[-1]
+        width, early = widths[-1], 2 * sum(widths[:TEXTURE])
         self.standardized = FeatureNorm(width)  # what all pictures share would drown what tells them apart
-        self.dropout = nn.Dropout(dropout)  # for the concept alone: three pictures each are soon learnt by heart
+        self.dropout = nn.Dropout(dropout)  # for the concept alone: five pictures each are soon learnt by heart
         self.concept = nn.Linear(width, num_concepts)
-        self.style = nn.Linear(width, len(STYLES))
         self.color = nn.Linear(width, len(WORDS_ZH))
         self.background = nn.Linear(width, len(BACKGROUNDS))
-
-    def features(self, x):
-        """Return what the heads read, (B, F): the picture's place in the space where distances are measured."""
-        return self.standardized(self.pooled(resize(x, SIDE)))
+        hidden = nn.Linear(early, width), nn.SiLU(), nn.Dropout(dropout)
+        self.style = nn.Sequential(FeatureNorm(early), *hidden, nn.Linear(width, len(STYLES)))
 
     def forward(self, x):
-        h = self.features(x)
-        return EvaluatorOutput(self.concept(self.dropout(h)), self.style(h), self.color(h), self.background(h), h)
+        maps = [self.stem(F.pixel_unshuffle(resize(x, SIDE), 2))]  # (B, 48, 32, 32)
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        h = self.standardized(F.silu(self.norm(maps[-1])).mean(dim=(2, 3)))
+        style = self.style(torch.cat([texture(early) for early in maps[:TEXTURE]], dim=1))
+        return EvaluatorOutput(self.concept(self.dropout(h)), style, self.color(h), self.background(h), h)
 
 
 @lru_cache(maxsize=1)

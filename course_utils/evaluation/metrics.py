@@ -14,10 +14,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from course_utils.data import FIRST_STYLES, Emoji, load_emoji, to_tensor
+from course_utils.data import FIRST_STYLES, STYLES, Emoji, load_emoji, to_tensor
 from course_utils.datasets.compose import Composer
 from course_utils.errors import InputError, integer, number
-from course_utils.evaluation.evaluator import ATTRIBUTES, STYLES, EvaluatorOutput, class_numbers
+from course_utils.evaluation.evaluator import ATTRIBUTES, EvaluatorOutput, class_numbers
 from course_utils.evaluation.intervals import Share
 
 
