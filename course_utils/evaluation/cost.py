@@ -95,7 +95,7 @@ def probed(stage: Stage, probe: Callable[[str], AbstractContextManager]) -> Stag
             yield state
 
     def decode(x):
-        with probe(DECODING):
+        with probe(WALKS.get(stage.name, DECODING)):  # only a U-Net's latents have a decoder of their own
             return stage.decode(x)
 
     return replace(stage, model=model, sampler=sampler, decode=decode if stage.decode else None)
