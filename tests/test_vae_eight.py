@@ -7,6 +7,7 @@ from course_utils import checkpoints
 from course_utils.data import STYLES, to_tensor
 from course_utils.decoder.vae import VAE
 from course_utils.evaluation import report_vae
+from course_utils.evaluation.metrics import psnr
 from course_utils.evaluation.report import table
 from course_utils.recipes import vae_eight
 from course_utils.recipes.catalog import find
@@ -50,6 +51,19 @@ def test_its_scale_is_measured_on_its_own_pictures():
     torch.manual_seed(0)
     measured = vae_eight.RECIPE.measure(vae_eight.model().eval())
     assert set(measured) == {"scaling_factor"} and measured["scaling_factor"] > 0
+
+
+@torch.inference_mode()
+def test_every_axis_of_its_latents_says_something():
+    """Channels that echo each other hide an idle axis from their spreads: the smallest principal one must cost."""
+    vae, x = checkpoints.load("vae-eight", VAE()), to_tensor(vae_eight.composer().compose(64, seed=1).images)
+    z = vae.encode(x).mean
+    flat = z.transpose(0, 1).flatten(1)
+    values, axes = torch.linalg.eigh(torch.cov(flat))
+    assert values[0].sqrt() > 0.3 * values[-1].sqrt()
+    axis = axes[:, 0].view(1, 4, 1, 1)
+    along = ((z - flat.mean(1).view(1, 4, 1, 1)) * axis).sum(dim=1, keepdim=True) * axis
+    assert (psnr(x, vae.decode(z)) - psnr(x, vae.decode(z - along))).mean() > 1
 
 
 # ------------------------------------------------------------------ how it is measured
