@@ -800,6 +800,130 @@ WRONG += [
 ]
 
 
+# ------------------------------------------------------------------ notebook 09
+def block_means(x, side):
+    f = x.shape[-1] // side
+    return x.unflatten(3, (side, f)).unflatten(2, (side, f)).mean((3, 5))
+
+
+def repeat(small, side):
+    f = side // small.shape[-1]
+    return small.repeat_interleave(f, 2).repeat_interleave(f, 3)
+
+
+def back_to_small(x, small, means=block_means, larger=repeat):
+    return repeat(small, x.shape[-1]) + x - larger(means(x, small.shape[-1]), x.shape[-1])
+
+
+def smoothly(d, side):
+    return F.interpolate(d, (side, side), mode="bicubic")
+
+
+def hiding_level(made, real, fault=lambda d: d.square().mean(PICTURE), root=True):
+    share = 1 - 1 / (1 + fault(made - real))
+    return share.sqrt() if root else share
+
+
+def squeeze(x0, p, least=1.0, alone=True, divide=True):
+    s = torch.stack([torch.quantile(x.abs(), p) for x in (x0 if alone else [x0])]).clamp(min=least).view(-1, 1, 1, 1)
+    return torch.minimum(torch.maximum(x0, -s), s) / (s if divide else 1)
+
+
+def thresholded_step(eps, xt, a, b, p, threshold=squeeze, keep=False):
+    x0 = threshold((xt - (1 - a).sqrt() * eps) / a.sqrt(), p)
+    ratio = ((1 - b) / (1 - a)).sqrt()
+    return b.sqrt() * x0 + (1 - b).sqrt() * eps if keep else ratio * xt + (b.sqrt() - ratio * a.sqrt()) * x0
+
+
+def level_costs(channels, num_blocks, side, first=2, folds=(18, 18, 2)):
+    rows = []
+    for k, (c, n) in enumerate(zip(channels.tolist(), num_blocks.tolist())):
+        area = (side // (first * 2**k)) ** 2
+        rows.append([folds[0] * n * c * c, folds[1] * n * c * c * area, folds[2] * n * c * area])
+    return torch.tensor(rows).T
+
+
+def share_of_skip(h, weight, width, strength=lambda y: y.square().sum(), pad=True):
+    def without(channels):
+        kept = h.clone()
+        kept[:, channels] = 0
+        return strength(F.conv2d(kept, weight, padding=weight.shape[-1] // 2 if pad else 0))
+
+    below, skip = without(slice(width, None)), without(slice(width))
+    return skip / (below + skip)
+
+
+def stage_numbers(x, small, real, size=lambda d: d.square().mean().sqrt(), against=None, power=1.0):
+    side, full = small.shape[-1], x.shape[-1]
+    details = [size(v - repeat(block_means(v, side), full)) ** power for v in (x, real)]
+    first = size(small - block_means(real, side)) if against is None else against(x, small, real)
+    return torch.stack([first, size(block_means(x, side) - small), details[0] / details[1]])
+
+
+SOLUTIONS |= {
+    "09-consistent": back_to_small,
+    "09-level": hiding_level,
+    "09-threshold": thresholded_step,
+    "09-cost": level_costs,
+    "09-skips": share_of_skip,
+    "09-stage": stage_numbers,
+}
+WRONG += [
+    ("09-consistent", lambda x, s: x + smoothly(s - block_means(x, s.shape[-1]), x.shape[-1]), "enlarged smoothly"),
+    ("09-consistent", lambda x, s: repeat(s, x.shape[-1]), "network painted are gone"),
+    ("09-consistent", lambda x, s: back_to_small(x, s).clamp(-1, 1), "cut off at -1 and 1"),
+    (
+        "09-consistent",
+        lambda x, s: back_to_small(x, s, lambda x, n: x[..., :: len(x[0, 0]) // n, :: len(x[0, 0]) // n]),
+        "one pixel",
+    ),
+    ("09-consistent", lambda x, s: x + (s - block_means(x, s.shape[-1])).mean((2, 3), keepdim=True), "one shift"),
+    ("09-consistent", lambda x, s: x + s - block_means(x, s.shape[-1]), "must match"),
+    ("09-level", lambda a, b: (a - b).square().mean(PICTURE).sqrt(), "augment fades the picture"),
+    ("09-level", lambda a, b: hiding_level(a, b, root=False), "share of the variance"),
+    ("09-level", lambda a, b: hiding_level(a, b, fault=lambda d: d.abs().mean(PICTURE) ** 2), "mean absolute"),
+    ("09-level", lambda a, b: hiding_level(a, b, fault=lambda d: d.var(PICTURE)), "shift of colour is a fault"),
+    ("09-level", lambda a, b: hiding_level(a, b, fault=lambda d: d.square().mean()), "shape"),
+    ("09-level", lambda a, b: hiding_level(a, b).view(-1, 1, 1, 1), "shape"),
+    ("09-threshold", lambda *args: thresholded_step(*args, keep=True), "the noise has not"),
+    ("09-threshold", lambda *args: thresholded_step(*args, threshold=lambda x, p: x.clamp(-1, 1)), "this is static"),
+    ("09-threshold", lambda *args: thresholded_step(*args, lambda x, p: squeeze(x, p, least=0.0)), "stretched"),
+    (
+        "09-threshold",
+        lambda *args: thresholded_step(*args, lambda x, p: squeeze(x, p, alone=False)),
+        "serves all pictures",
+    ),
+    (
+        "09-threshold",
+        lambda *args: thresholded_step(*args, lambda x, p: squeeze(x, p, divide=False)),
+        "not divided by it",
+    ),
+    ("09-threshold", lambda *args: thresholded_step(*args, lambda x, p: squeeze(x, 1.0)), "single pixel decides"),
+    ("09-threshold", lambda *args: thresholded_step(*args).clamp(-1, 1), "do not yet agree"),
+    ("09-cost", lambda *args: level_costs(*args, first=1), "a DBlock downsamples first"),
+    ("09-cost", lambda *args: level_costs(*args, folds=(18, 36, 2)), "counts once"),
+    ("09-cost", lambda *args: level_costs(*args, folds=(9, 9, 1)), "two convolutions"),
+    ("09-cost", lambda *args: level_costs(*args, folds=(18, 18, 1)), "kept for the gradient"),
+    ("09-cost", lambda *args: level_costs(*args).T, "shape"),
+    ("09-cost", lambda *args: level_costs(*args).float(), "float32"),
+    ("09-skips", lambda h, w, n: h[:, n:].square().sum() / h.square().sum(), "weights have a say"),
+    ("09-skips", lambda *args: 1 - share_of_skip(*args), "came from below"),
+    ("09-skips", lambda *args: share_of_skip(*args, strength=lambda y: y.norm()), "not as their roots"),
+    ("09-skips", lambda *args: share_of_skip(*args, pad=False), "border"),
+    ("09-skips", lambda h, w, n: share_of_skip(h, w, n, strength=lambda y: y.square().mean((1, 2, 3))), "shape"),
+    ("09-stage", lambda x, s, r: stage_numbers(x, s, r, power=2.0), "ratio of squares"),
+    (
+        "09-stage",
+        lambda x, s, r: stage_numbers(x, s, r, against=lambda x, s, r: (x - r).square().mean().sqrt()),
+        "first number compares x",
+    ),
+    ("09-stage", lambda x, s, r: stage_numbers(x, s, r, size=lambda d: d.abs().mean()), "absolute values"),
+    ("09-stage", lambda x, s, r: stage_numbers(x, s, r, power=-1.0), "real over made"),
+    ("09-stage", lambda x, s, r: stage_numbers(x, s, r)[[1, 0, 2]], "exchanged"),
+    ("09-stage", lambda x, s, r: tuple(stage_numbers(x, s, r)), "torch tensor"),
+]
+
+
 # ------------------------------------------------------------------ notebook 10
 def two_halves(pred, target, weight, first=1.0):
     n = len(pred) // 2
