@@ -48,10 +48,13 @@ class CLIP(nn.Module):
         """Pictures (B, 3, H, W) in [-1, 1] -> image_embed (B, embed_dim), of unit length."""
         return F.normalize(self.visual_projection(self.vision_model.pooled(x)).float(), dim=-1)
 
-    def embed_text(self, ids: torch.Tensor) -> torch.Tensor:
-        """Token numbers (B, L) -> text_embed (B, embed_dim), of unit length."""
-        pooled = self.text_model.pooled(ids, self.text_model(ids))
-        return F.normalize(self.text_projection(pooled).float(), dim=-1)
+    def embed_text(self, ids: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        """Token numbers (B, L) -> text_embed (B, embed_dim), of unit length.
+
+        context (B, L, text_dim): what text_model makes of them (None: it is made here).
+        """
+        context = self.text_model(ids) if context is None else context
+        return F.normalize(self.text_projection(self.text_model.pooled(ids, context)).float(), dim=-1)
 
     @property
     def scale(self) -> torch.Tensor:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from course_utils import checkpoints
@@ -59,8 +58,7 @@ class Text(NamedTuple):
 def encode_text(clip: CLIP, ids: torch.Tensor) -> Text:
     """Token numbers (B, 32), filled up to the full length, as Text: every token's state, and the caption's vector."""
     context = clip.text_model(ids)
-    pooled = clip.text_projection(clip.text_model.pooled(ids, context))
-    return Text(context, ids != PAD_ID, F.normalize(pooled.float(), dim=-1))
+    return Text(context, ids != PAD_ID, clip.embed_text(ids, context))
 
 
 def cut_padding(text: Text) -> Text:

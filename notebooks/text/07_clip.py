@@ -296,9 +296,9 @@ class CLIP(nn.Module):
     def embed_image(self, x: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.visual_projection(self.vision_model.pooled(x)).float(), dim=-1)
 
-    def embed_text(self, ids: torch.Tensor) -> torch.Tensor:
-        pooled = self.text_model.pooled(ids, self.text_model(ids))
-        return F.normalize(self.text_projection(pooled).float(), dim=-1)
+    def embed_text(self, ids: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        context = self.text_model(ids) if context is None else context
+        return F.normalize(self.text_projection(self.text_model.pooled(ids, context)).float(), dim=-1)
 
     @property
     def scale(self) -> torch.Tensor:
