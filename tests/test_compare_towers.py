@@ -34,7 +34,7 @@ def small(monkeypatch, tmp_path):
         recipe = replace(tool.RECIPES[name], model=partial(tiny, vision), batch_size=8)
         monkeypatch.setitem(tool.RECIPES, name, recipe)
     monkeypatch.setattr(tool, "PICTURES", 12)
-    monkeypatch.setattr(tool, "workers_for", lambda device, batch: 0)
+    monkeypatch.setattr("tools.turns.workers_for", lambda device, batch: 0)
     monkeypatch.setattr("course_utils.training.time", SimpleNamespace(monotonic=partial(next, count())))
     monkeypatch.setattr(checkpoints, "CHECKPOINT_DIR", tmp_path)
     checkpoints.save("clip", {"scale": torch.ones(1)}, {"recipe": "clip", "metrics": {"training_loss": 0.5}})

@@ -57,7 +57,7 @@ def test_clips_vector_is_the_last_token_and_reaches_the_step(few):  # noqa: F811
 
 def test_a_comparison_runs_to_its_end_and_goes_on(few, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setitem(tool.NETS, "course", partial(wide.make_unet, channels=(16, 24, 32)))
-    monkeypatch.setattr(tool, "workers_for", lambda device, batch: 0)
+    monkeypatch.setattr("tools.turns.workers_for", lambda device, batch: 0)
     monkeypatch.setattr("course_utils.training.time", SimpleNamespace(monotonic=partial(next, count())))
     args = SimpleNamespace(minutes=1, run_dir=tmp_path, seed=0)  # four looks at the clock, a second each, are a step
     tool.unseen.cache_clear()

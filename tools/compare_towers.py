@@ -6,7 +6,7 @@ held-out pictures the share whose name is the nearest of 1,015, or among five, a
 """
 
 import argparse
-from contextlib import closing
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,26 +14,17 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.data import to_tensor
-from course_utils.devices import best_device
 from course_utils.evaluation.report import for_card, table
 from course_utils.evaluation.report_clip import held_out_examples, retrieval, zero_shot
-from course_utils.prefetch import workers_for
 from course_utils.recipes.clip import RECIPE
 from course_utils.runs import averaged_weights, read_progress
 from course_utils.systems.clip import embed_images, make_vit_clip
-from course_utils.training import train
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.turns import train_until
 
 RECIPES = {"residual": RECIPE, "vit": replace(RECIPE, model=make_vit_clip)}
 TURNS, PICTURES = 4, 1000  # how often they take turns; held-out pictures to name
-
-
-def train_until(path, recipe, until, minutes, seed):
-    """Train, or go on with, the run at `path` until it has used so many of its minutes."""
-    if read_progress(path).get("seconds", 0.0) < 60 * until:
-        device = best_device()
-        workers = workers_for(device, recipe.batch)
-        with closing(train(recipe, minutes, seed, path.exists(), path.parent, device, workers=workers)) as steps:
-            next((state for state in steps if state.seconds >= 60 * until), None)
 
 
 @torch.inference_mode()

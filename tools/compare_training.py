@@ -17,7 +17,7 @@ the evaluator says of full and of bare prompts, of which 64 each lie in the vari
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
+import sys
 from dataclasses import fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -41,16 +41,17 @@ from course_utils.generator.objectives import to_x0
 from course_utils.generator.schedules import add_noise
 from course_utils.generator.unet import UNet
 from course_utils.interop.diffusers import to_unet
-from course_utils.prefetch import workers_for
 from course_utils.recipes import stable_diffusion_clip as text
-from course_utils.runs import averaged_weights, read_progress
+from course_utils.runs import averaged_weights
 from course_utils.systems.clip import CLIP, open_clip
 from course_utils.systems.dalle2 import encode_text
 from course_utils.systems.registry import SYSTEMS
 from course_utils.systems.stable_diffusion import LATENT, SCHEDULE, StableDiffusion
 from course_utils.systems.stable_diffusion_clip import CONTEXT_DIM, NAME, VAE_NAME, make_unet, open_text_encoder
 from course_utils.systems.stage import System
-from course_utils.training import train
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.turns import train_until
 
 STEPS, GUIDANCE = SYSTEMS[NAME].steps, SYSTEMS[NAME].guidance
 UNSEEN = 256  # pictures for the error of x0
@@ -142,26 +143,10 @@ class Variant:
     def train(self, until: float, weights: dict | None) -> None:
         """Go on until so many minutes are used."""
         for half, (_, recipe) in enumerate(self.halves, 1):
-            end = 60 * min(until, self.args.minutes * half / len(self.halves))
-            path, device = self.folder / f"{recipe.name}.run.safetensors", best_device()
-            if read_progress(path).get("seconds", 0.0) >= end:
-                continue
-            there = path.exists()
-            steps = train(
-                recipe,
-                self.args.minutes,
-                self.args.seed,
-                there,
-                self.folder,
-                device,
-                weights=None if there else weights,
-                workers=workers_for(device, recipe.batch),
-            )
-            with closing(steps):
-                for state in steps:
-                    self.state = state
-                    if state.seconds >= end:
-                        break
+            end = min(until, self.args.minutes * half / len(self.halves))
+            path = self.folder / f"{recipe.name}.run.safetensors"
+            state = train_until(path, recipe, end, self.args.minutes, self.args.seed, weights)
+            self.state = state or self.state
 
     def system(self) -> StableDiffusion:
         """What it draws with now."""
