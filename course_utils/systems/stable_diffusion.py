@@ -278,12 +278,28 @@ def open_stable_diffusion(
     does not fit the U-Net. Built in notebook 06.
     """
     unet = CONDITIONS[one_of("condition", condition, CONDITIONS)]() if condition else make_unet()
-    name = condition or "stable-diffusion"
+    return open_parts(unet, condition or "stable-diffusion", "vae", "text-pixel", open_text_encoder, device, folder)
+
+
+def open_parts(
+    unet: nn.Module,
+    name: str,
+    vae_name: str,
+    reader: str,
+    open_reader: Callable[[torch.device | None, str | Path | None], nn.Module],
+    device: torch.device | None = None,
+    folder: str | Path | None = None,
+) -> StableDiffusion:
+    """Return a system: the untrained U-Net gets the weights of checkpoint `name`, and the parts it learnt with join it.
+
+    vae_name, reader: the checkpoints of its autoencoder and of its text encoder, which open_reader(device, folder)
+    opens. Raises CheckpointError when one is missing or damaged, or is not the one that the U-Net learnt with.
+    """
     unet = checkpoints.load(name, unet, device, folder)
-    place = checkpoints.parent_folder(name, "vae", folder)
-    vae = checkpoints.load("vae", VAE().to(memory_format=torch.channels_last), device, place)
-    text_encoder = open_text_encoder(device, checkpoints.parent_folder(name, "text-pixel", folder))
-    return StableDiffusion(text_encoder, unet, vae, checkpoints.scaling_factor(place))
+    place = checkpoints.parent_folder(name, vae_name, folder)
+    vae = checkpoints.load(vae_name, VAE().to(memory_format=torch.channels_last), device, place)
+    text_encoder = open_reader(device, checkpoints.parent_folder(name, reader, folder))
+    return StableDiffusion(text_encoder, unet, vae, checkpoints.scaling_factor(place, vae_name))
 
 
 def open_stages(

@@ -13,12 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from course_utils import checkpoints
-from course_utils.decoder.vae import VAE
 from course_utils.errors import one_of
 from course_utils.generator.latent_unet import LatentUNet
 from course_utils.systems.clip import open_clip
-from course_utils.systems.stable_diffusion import StableDiffusion
+from course_utils.systems.stable_diffusion import StableDiffusion, open_parts
 from course_utils.systems.stage import Stage
 from course_utils.text_encoder.clip import CLIPTextModel
 
@@ -70,12 +68,7 @@ def open_stable_diffusion(
     does not fit the U-Net.
     """
     unet = CONDITIONS[one_of("condition", condition, CONDITIONS)]() if condition else make_unet()
-    name = condition or NAME
-    unet = checkpoints.load(name, unet, device, folder)
-    place = checkpoints.parent_folder(name, VAE_NAME, folder)
-    vae = checkpoints.load(VAE_NAME, VAE().to(memory_format=torch.channels_last), device, place)
-    text_encoder = open_text_encoder(device, checkpoints.parent_folder(name, "clip", folder))
-    return StableDiffusion(text_encoder, unet, vae, checkpoints.scaling_factor(place, VAE_NAME))
+    return open_parts(unet, condition or NAME, VAE_NAME, "clip", open_text_encoder, device, folder)
 
 
 def open_stages(
@@ -83,8 +76,5 @@ def open_stages(
     folder: str | Path | None = None,
     adapt: Callable[[nn.Module], None] | None = None,
 ) -> tuple[Stage, ...]:
-    """The stages of the system with the shipped weights; adapt(unet): puts a LoRA into its U-Net."""
-    system = open_stable_diffusion(device=device, folder=folder)
-    if adapt is not None:
-        adapt(system.unet)
-    return system.stages()
+    """The stages of the system with the shipped weights."""
+    return open_stable_diffusion(device=device, folder=folder).stages()
