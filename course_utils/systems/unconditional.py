@@ -23,9 +23,8 @@ def make_unet(residual: bool = False) -> Patched:
     unet = UNet(
         12, 12, channels=(32, 64, 128), num_res_blocks=1, attention=(False, True, True), head_dim=32, groups=8
     )  # 16, 8 and 4 folded pixels a side: 0.2 GFLOP a picture
-    return Patched(unet, patch=2, residual=residual).to(
-        memory_format=torch.channels_last
-    )  # this layout is faster on CPUs
+    patched = Patched(unet, patch=2, residual=residual)
+    return patched.to(memory_format=torch.channels_last)  # this layout is faster on CPUs
 
 
 def open_stages(
