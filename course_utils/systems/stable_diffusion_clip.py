@@ -76,5 +76,8 @@ def open_stages(
     folder: str | Path | None = None,
     adapt: Callable[[nn.Module], None] | None = None,
 ) -> tuple[Stage, ...]:
-    """The stages of the system with the shipped weights."""
-    return open_stable_diffusion(device=device, folder=folder).stages()
+    """The stages of the system with the shipped weights; adapt(unet): puts a LoRA into its U-Net."""
+    system = open_stable_diffusion(device=device, folder=folder)
+    if adapt is not None:
+        adapt(system.unet)
+    return system.stages()
