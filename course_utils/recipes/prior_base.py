@@ -21,7 +21,7 @@ from course_utils.systems.clip import CLIP, SIZE, embed_images, open_clip
 from course_utils.systems.dalle2 import VAE_NAME
 
 CHUNK = 8_192  # pictures composed at a time: 100 MB
-CHUNKS = 32  # that the priors learn from: about forty compositions of each picture
+CHUNKS = 32  # that the priors learn from: about 52 compositions of each of 5,054 pictures
 P_OMIT = 0.6  # chance that a caption leaves out style, colour and background, each: a fifth says the name alone
 P_DROP = 0.1  # captions left empty, so that guidance has something to move away from
 
