@@ -3,7 +3,7 @@
 #
 # | | |
 # |---|---|
-# | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in two and a half minutes |
+# | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in about three minutes |
 # | **Hardware** | any laptop, no GPU, no network |
 # | **You need** | notebooks 02 (U-Net, attention, loss) and 03 (DDIM); what a softmax is |
 # | **Where we are** | **[text encoder]** → **[generator]** → decoder |
@@ -1110,7 +1110,7 @@ print(f"same prompt {Mean.of(apart[own]).text(2)}, another prompt {Mean.of(apart
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The two languages draw one picture: they differ by 0.02 [0.02, 0.03] a pixel value, two prompts by 0.72. We trained that: `translation_loss` pulls translations together. Style is followed worst, 82 % [72, 90], where the judge names 88 % of real pictures.
+# **What to see.** The two languages draw one picture: they differ by 0.02 [0.02, 0.03] a pixel value, two prompts by 0.72. We trained that: `translation_loss` pulls translations together. Style is followed worst, 56 % [43, 69]; in part that may be the judge, who chooses among eight styles and is right on 87 % of the real pictures it knows, on 67 % [61, 72] of new ones.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Which path carries which word?
@@ -1120,7 +1120,7 @@ print(f"same prompt {Mean.of(apart[own]).text(2)}, another prompt {Mean.of(apart
 # **Predict.** What is still followed with cross-attention alone? With the sentence's vector alone?
 #
 # <details><summary>Answer</summary>
-# Attention alone: nearly all. The vector alone: nothing. But taking the vector away costs style.
+# Attention alone: most. The vector alone: nothing. But taking the vector away costs concept and style.
 # </details>
 
 # %% slideshow={"slide_type": "-"}
@@ -1143,7 +1143,7 @@ for k in ("concept", "style"):
     print(f"{k}: without the vector {Mean.of(100 * (paths['cross-attention alone'][k] - paths['both paths'][k])).text(0, ' points')}, prompt by prompt")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Attention alone carries colour and background whole, and 76 % [67, 85] of the concepts. The vector alone carries nothing that no text does not: concept 1 % [0, 3]. Beside attention it counts: without it concept falls by 12 points [6, 19], style by 25 [16, 35]. **Limit**: trained together, each may lean on the other; DALL·E 2's decoder (notebook 08) does draw from a vector.
+# **What to see.** Attention alone carries colour and background whole, and 68 % [56, 78] of the concepts. The vector alone carries nothing that no text does not: concept 0 % [0, 7]. Beside attention it counts: without it concept falls by 15 points [7, 24], style by 13 [3, 23]. **Limit**: trained together, each may lean on the other; DALL·E 2's decoder (notebook 08) does draw from a vector.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### In which steps is the text decisive?
@@ -1185,7 +1185,7 @@ fig.suptitle("Two sentences for one picture: which is obeyed?", x=0.01, ha="left
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Each attribute has its own time. A swap after step 2 draws the second thing (71 % [57, 82] against 0), after step 8 the first (67 % [53, 78] against 0): steps 3 to 8 decide the concept. Colour is settled sooner: after step 4 the first colour stays in 43 % [27, 61], the first thing in 6 % [2, 17]. The background follows the second sentence even after step 8, 65 % [50, 77]. Text in the first two steps alone reaches 23 % [13, 37] of the concepts, in the first four 67 % [53, 78].
+# **What to see.** Each attribute has its own time. A swap after step 2 draws the second thing (69 % [55, 80] against 0), after step 8 the first (42 % [29, 56] against 0): steps 3 to 8 decide the concept, and a swap among them mostly leaves neither. Colour is settled sooner: after step 4 the first colour stays in 46 % [30, 64], the first thing in 0 % [0, 7]. The background follows the second sentence even after step 8, 73 % [59, 83]. Text in the first two steps alone reaches 19 % [10, 32] of the concepts, in the first four 40 % [27, 54].
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Does guidance help here, in what, at what price?
@@ -1217,7 +1217,7 @@ for s, (x, found) in sweep.items():
 # %% [markdown] slideshow={"slide_type": "-"}
 # As a figure, then one noise a row:
 
-# %% alt="Left: concept and style against guidance, nearly level within their intervals, concept falling at 5. Right: diversity, which falls by two fifths from 1 to 2." slideshow={"slide_type": "subslide"}
+# %% alt="Left: concept and style against guidance from one half up, nearly level within their intervals, concept falling at 5; the bars of style leave the axis below. Right: diversity, which falls by a third from 1 to 2." slideshow={"slide_type": "subslide"}
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.3))
 for ax, name, values, color in ((left, "concept", [share(found["concept"]) for _, found in sweep.values()], plotting.MODEL),
                                 (left, "style", [share(found["style"]) for _, found in sweep.values()], plotting.TEXT),
@@ -1235,7 +1235,7 @@ plotting.show_rows({texts[i]: [x[0][i] for x, _ in sweep.values()] for i in (5, 
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** What guidance buys here, 48 prompts cannot show: at $s=2$ style gains 4 points [−3, 11], concept 3 [−2, 8]: prompts are followed anyway. The price is sure: diversity falls from 6.4 [5.8, 7.0] to 3.7 [3.3, 4.3], and at 5 concept loses 10 points [1, 20], background 15 [6, 26], as colours saturate. So a little is enough; our default is 1.5. (Stable Diffusion's 7.5 belongs to that network.)
+# **What to see.** What guidance buys here, 48 prompts cannot show: at $s=2$ concept gains 3 points [−3, 10], style 0 [−11, 10]. The price is sure: diversity falls from 8.4 [7.8, 9.2] to 5.5 [4.9, 6.1], and at 5 concept loses 17 points [6, 28], background 15 [6, 26], as colours saturate. So a little is enough; our default is 1.5. (Stable Diffusion's 7.5 belongs to that network.)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### Does it compose? Colours that were never shown
@@ -1266,7 +1266,7 @@ plotting.show_pictures(few_of, 2 * names["never shown"] + names["shown"], row_la
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Partly. The new colour comes in 97 % [93, 99] of the drawings, but the thing is recognised in 56 % [44, 68], with colours that were shown in 72 % [62, 82]: 16 points less [8, 24]. The judge is not to blame: on the real pictures it is right in 98 % of both.
+# **What to see.** Partly. The new colour comes in 96 % [91, 100] of the drawings, but the thing is recognised in 42 % [31, 53], with colours that were shown in 59 % [47, 70]: 17 points less [6, 27]. The judge is not to blame: on the real pictures it names the thing in 98 % of both. Their style it names in 66 % [52, 78] and 56 % [42, 69], no more often than that of our drawings.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # ### What it cannot do
@@ -1290,7 +1290,7 @@ plotting.show_rows({name: x[:7] for name, x in rows.items()}, things[:7], "Count
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** "no X" still draws an X in 67 % [47, 82], of 92 % for "X": an unknown word disturbs, it does not deny. Of two known things the one named first is drawn, in 62 % [43, 79] to 8 %, exchanged 54 % [35, 72] to 8. Nothing counts: "three X" draws one thing, an X in 25 % [12, 45].
+# **What to see.** "no X" still draws an X in 58 % [39, 76], "X" in 83 % [64, 93]: an unknown word does not deny. Of two known things the one named first is drawn, in 71 % [51, 85] to 8 %, exchanged 50 % [31, 69] to 0. Nothing counts: "three X" draws one thing, an X in 25 % [12, 45].
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Experiment · Your own sentence
@@ -1465,7 +1465,7 @@ check("04-guidance-interval", in_interval)
 
 
 # %% [markdown]
-# **Solution.** The harm comes late: guided early alone, 92 % [83, 98] of the things are right, late alone 70 % [58, 81]. Style (80, 84 %) and diversity (3.9, 3.6) do not tell them apart.
+# **Solution.** The harm comes late: guided early alone, 90 % [82, 97] of the things are right, late alone 69 % [56, 81]. Style (63 % [51, 75], 53 % [39, 66]) and diversity (5.9 [5.3, 6.5], 5.4 [4.8, 6.1]) do not tell them apart.
 
 # %% tags=["solution"]
 def in_interval(plain, guided, xt, t, low, high):
