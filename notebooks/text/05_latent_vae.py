@@ -812,7 +812,7 @@ plotting.show_rows({"picture": few[SHOWN], f"{STEPS} steps": decode(encode(few[S
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Two hundred steps give 16.0 dB [15.0, 17.1], the checkpoint 31.3 [29.6, 33.1]. That was no single run: its card names all it went through, from an older `vae` on (idea 6). **Limit**: 64×64 pixels. Stable
+# **What to see.** Two hundred steps give 16.0 dB [15.0, 17.1], the checkpoint 31.3 [29.6, 33.1]. Its card names all it went through. **Limit**: 64×64 pixels. Stable
 # Diffusion's VAE has 84 million parameters and saw millions of photographs.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
@@ -839,7 +839,7 @@ print("scaled latents have a standard deviation of", round(float((measured * dra
 print("the card's factor agrees within a twentieth:", abs(SCALE * float(drawn.std()) - 1) < 0.05)
 
 # %% [markdown]
-# Four living channels may still say three things, if one echoes another. So we look along the principal axes of the latents, and remove the smallest from held-out ones: for `vae-eight`, and for `vae`, its older relative.
+# Four channels may say three things, if one echoes another. We remove the smallest principal axis from held-out latents, of `vae-eight` and of the older `vae`.
 
 # %%
 def without_smallest(z, known):                                                          # latents (N, 4, h, w), and others to measure the axes on
@@ -876,7 +876,7 @@ plotting.show_rows(rows, [f"t = {t}" for t in at], "The same steps, with and wit
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Without the factor noise arrives late: at t = 650 the SNR is 2.07 instead of 0.37, and the duck is still to be seen. **Limit**: one number hides much. In `vae` channels 1 and 3 echo each other, and one axis is worth 0.01 dB [-0.00, 0.02]: a place has three numbers that speak, not four. `vae-eight` began with the same fault; we turned its latents to their principal axes, gave the idle one fresh weights, and trained on: now the smallest is worth 2.85 dB [2.48, 3.25].
+# **What to see.** Without the factor noise arrives late: at t = 650 the SNR is 2.07 instead of 0.37, and the duck is still to be seen. **Limit**: one number hides much. In `vae` two channels echo each other, and one axis is worth 0.01 dB [-0.00, 0.02]. `vae-eight` began like that; we gave the idle axis fresh weights and trained on: now its smallest is worth 2.85 dB [2.48, 3.25].
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 6 · A decoder that forgives
@@ -899,7 +899,7 @@ print(f"t = {int(last[0])}: the U-Net's latents are off by {Mean.of(left).text(3
 
 
 # %% [markdown]
-# By 0.059 [0.057, 0.061] of their spread, and each earlier step adds its own. What does a decoder make of latents with noise of 0, 0.1 and 0.2? `vae`, our older autoencoder, which notebook 06 still uses, was taught three styles and exact latents. `vae-eight` is the same network, trained on with eight styles and *noisy* latents:
+# By 0.059 [0.057, 0.061] of their spread, and each earlier step adds its own. What does a decoder make of latents with noise of 0, 0.1 and 0.2? `vae`, which notebook 06 still uses, was taught three styles and exact latents. `vae-eight` is the same network, trained on with eight styles and *noisy* latents:
 #
 # $$z'=z+u\,\operatorname{std}(z)\,\varepsilon,\qquad u\text{ uniform in }[0,\,0.2]$$
 
@@ -924,7 +924,7 @@ class NoisyVAE(VAE):
 
 
 # %% [markdown]
-# (`scale` keeps its gradient: larger latents meet larger noise. For a while, in the run that made the checkpoint, it did not; growing looked like a way out, and the latents raced away, to a standard deviation of 28.)
+# (`scale` keeps its gradient. Once, in training, it did not: the latents outgrew the noise, to a standard deviation of 28.)
 #
 # **Predict.** What will noise do to `vae`'s pictures: blur or roughen them? And what should training with noise cost on exact latents?
 #
@@ -987,7 +987,7 @@ for k, style in enumerate(STYLES):
     print(f"{style:10s} {columns[0]:31s} {columns[1]}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** With noise of 0, 0.1 and 0.2 `vae` copies with 28.0 dB [27.6, 28.5], 26.7 and 24.1, and flat places are off by 2.6, 4.3 and 8.4 levels [8.0, 8.8]: blotches, since the finest waves do not grow (0.36, then 0.34 of real). `vae-eight` has 32.1 dB [31.5, 32.6], 31.4 and 29.9, 1.2, 1.4 and 2.1 levels [1.9, 2.3], and 0.62 of the finest waves throughout. At noise 0.1 it is ahead in every style, from 4.0 dB [3.6, 4.5] in *streamline*, the hardest for both, to 5.2 [4.7, 5.6] in *fluent*.
+# **What to see.** With noise of 0, 0.1 and 0.2 `vae` copies with 28.0 dB [27.6, 28.5], 26.7 and 24.1, and flat places are off by 2.6, 4.3 and 8.4 levels [8.0, 8.8]: blotches, since the finest waves do not grow (0.36, then 0.34 of real). `vae-eight` has 32.1 dB [31.5, 32.6], 31.4 and 29.9, 1.2, 1.4 and 2.1 levels [1.9, 2.3], and 0.62 of the finest waves throughout. At noise 0.1 it is ahead in every style, least in *streamline* (4.0 dB [3.6, 4.5]), the hardest for both.
 # **Limit**: a U-Net's errors are not white noise, and the two differ in more than noise. So:
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
@@ -1115,7 +1115,7 @@ def milliseconds(call, count, repeats=4):
 
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# The linear copy of idea 1 stands for the quality that $f$ and $C$ allow: to train a VAE for each pair would take days.
+# The linear copy of idea 1 stands for quality: a VAE for each pair would take days.
 
 # %% slideshow={"slide_type": "-"}
 def step_of(f, channels, count=1):                                                       # one call of the U-Net, ready to be measured
@@ -1180,7 +1180,7 @@ for c in range(4):
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Colours move, shapes stay. Channel 4, the largest axis, speaks of light and dark, 3 of orange against blue, 2 of green against purple. Channel 1 moves no mean colour: what it is worth (idea 5) lies in the detail. **Limit**: no picture has such a latent; we look at the decoder's habits as much as at the code.
+# **What to see.** Colours move, shapes stay. Channel 4 speaks of light and dark, 3 of orange against blue, 2 of green against purple. Channel 1 moves no mean colour: its worth (idea 5) lies in details. **Limit**: no picture has such a latent; we look at the decoder's habits as much as at the code.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## When it breaks · Summed, not averaged
@@ -1207,7 +1207,7 @@ print("summed: fewer numbers are alive, in every seed:", max(map(alive, nets[32 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **The cause.** A number whose cloud is the standard Gaussian costs nothing: mean 0, noise 1, no news. When the KL weighs too much, this is the cheapest thing to be. The decoder learns to
 # ignore it, so nothing brings it back (*posterior collapse*): 1 of 32 numbers is left, where the mean leaves 18 to 24. **The habit that finds it**: print, for each channel, the spread of the means beside the cloud's own noise, as idea 5 does. A
-# dead channel has a small spread and a noise near 1; a dead *axis* may hide in two living ones.
+# dead channel has a small spread and a noise near 1.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Exercises
@@ -1247,7 +1247,7 @@ check("05-psnr", decibels)
 # %% [markdown]
 # ### Exercise 05.2 (measure) · What each channel weighs
 #
-# Write `channel_bits`: the KL to the prior in bits (1 nat = $1/\ln2$ bits), for each channel the mean over pictures and places. Then measure `vae` and `vae-eight`: which needs more, and why: are its latents more exact, or do they lie further out?
+# Write `channel_bits`: the KL to the prior in bits (1 nat = $1/\ln2$ bits), for each channel the mean over pictures and places. Then measure `vae` and `vae-eight`: which needs more: are its latents more exact, or further out?
 
 # %%
 def channel_bits(mean, logvar):                       # (B, C, H, W) each
@@ -1259,7 +1259,7 @@ check("05-bits", channel_bits)
 
 
 # %% [markdown]
-# **Solution.** `vae` needs more, for both reasons: its latents lie further out, and with spreads of 1 it still needs about one bit or more in each channel. Who is taught with noise need not be so exact.
+# **Solution.** `vae`, for both reasons: with spreads of 1 it still needs a bit or more in each channel. Taught with noise, one need not be so exact.
 
 # %% tags=["solution"]
 # NBVAL_CHECK_OUTPUT
