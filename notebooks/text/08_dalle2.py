@@ -3,7 +3,7 @@
 #
 # | | |
 # |---|---|
-# | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in under two minutes |
+# | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in two to three minutes |
 # | **Hardware** | any laptop, no GPU, no network |
 # | **You need** | notebook 07 (CLIP's two vectors), 03 (DDIM), 04 (causal attention, guidance) |
 # | **Where we are** | text encoder → **[generator]** → decoder |
@@ -80,8 +80,8 @@ print("different pictures of eight by the prior:", different)
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# A text vector answers eight times alike. The prior's draws lead to other drawings, colours and places: 7, 6 and 6 different pictures
-# of eight (火箭: rocket). **Limit**: these are names on which it does well. Over 48 names 64 % [56, 72] of its draws lie nearest to the right thing, of real pictures 67 % [59, 75] (the table below): with eight pictures a thing, the nearest may share colour and place only.
+# A text vector answers eight times alike. The prior's draws lead to other drawings, colours and places: 7, 5 and 6 different pictures
+# of eight (火箭: rocket). **Limit**: these are names on which it does well. Over 48 names 64 % [56, 71] of its draws lie nearest to the right thing, of real pictures 67 % [59, 75] (the table below): with eight pictures a thing, the nearest may share colour and place only.
 #
 # ## What we build
 #
@@ -101,6 +101,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import nn
 from course_utils.checks.core import check, hint
+from course_utils.data import to_tensor
 from course_utils.errors import InputError
 from course_utils.evaluation.intervals import Mean
 from course_utils.evaluation.report import from_card, table
@@ -109,7 +110,8 @@ from course_utils.generator.objectives import diffusion_loss
 from course_utils.generator.samplers import State, ddim, sample
 from course_utils.generator.schedules import add_noise
 from course_utils.layers import Attention, Encoder, FeedForward, Layer, TimestepEmbedding, sinusoidal_embedding
-from course_utils.systems.clip import EMBED_DIM
+from course_utils.recipes.latent_base import attribute_numbers
+from course_utils.systems.clip import EMBED_DIM, embed_images
 from course_utils.systems.dalle2 import BUCKETS, SCHEDULE, Text, cut_padding, encode_text
 from course_utils.systems.stage import start_noise
 from course_utils.text_encoder.tokenizer import MAX_TOKENS, PAD_ID
@@ -296,7 +298,7 @@ for way in ("autoregressive", "diffusion"):
     print("It finds the true picture more often:", "yes." if best_plain["R@1"].low > hits.high else "not beyond the intervals.")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** Here is a truth that the usual story leaves out: with full captions **regression beats both priors** by cosine, 0.86 [0.85, 0.87] against 0.76 [0.74, 0.78] and 0.83 [0.81, 0.84]. It finds the true picture more often than the autoregressive prior (88 % against 68 %); against the diffusion prior (80 %) these 200 do not decide. For full descriptions a matrix will do. Now names alone:
+# **What to see.** Here is a truth that the usual story leaves out: with full captions **regression beats both priors** by cosine, 0.860 [0.848, 0.871] against 0.784 [0.764, 0.802] and 0.830 [0.815, 0.844]. It finds the true picture more often than the autoregressive prior (88 % against 74 %); against the diffusion prior (82 %) these 200 do not decide. For full descriptions a matrix will do. Now names alone:
 
 # %% slideshow={"slide_type": "subslide"}
 by_name = {way: row(feed(bare.texts, 0)) for way, feed in feeds.items()} | {"other real pictures": row(bare.other)}
@@ -307,7 +309,7 @@ print(f"length of the linear map's answers, before they are brought to 1: {Mean.
 
 # %% [markdown] slideshow={"slide_type": "-"}
 # **What to see.** The MLP has cosine 0.86, of the 0.89 that one answer can reach (Idea 1): nothing is wrong with it. But each of the four has **diversity 0**, for the same name gives the same vector, and a Fréchet distance of 136 to 340, where other real pictures have 17. Its nearest picture is even *too* right, 100 %: of real pictures 70 % have such a neighbour.
-# A decoder fed in this way would paint one butterfly for ever, from a vector between all styles and colours: before normalising, the linear map's have length 0.89, the root of Idea 1, as a mean has; a picture's is 1.
+# A decoder fed in this way would paint one butterfly for ever, from a vector between all styles and colours: before normalising, the linear map's have length 0.89 [0.88, 0.90], the root of Idea 1, as a mean has; a picture's is 1.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 3 · A prior that writes: PCA, buckets, a causal Transformer
@@ -468,7 +470,7 @@ class ARPrior(VectorCodes):
 
 
 # %% [markdown]
-# **Check.** No answer changes when a later code does. And how much does the trained prior know of each code? We take its surprise, against that of a blind guess, $\ln 128$: on training pictures, on drawings that it has never seen, and as a control with captions exchanged.
+# **Check.** No answer changes when a later code does. And how much does the trained prior know of each code? We take its surprise, against that of a blind guess, $\ln 128$: on training pictures, on their drawings composed anew, on drawings that it has never seen, and as a control with captions exchanged.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -481,18 +483,22 @@ with torch.no_grad():
 differs = (logits - after).abs().amax(dim=(0, 2)) > 1e-4
 print("a change of code 4 reaches the answers", differs.nonzero().flatten().tolist()[:3], "and all that follow:", bool(differs[5:].all()))
 
-# %% alt="Surprise over the 22 codes: training pictures far below the dashed line of a blind guess, held-out drawings below it for the first directions and above it later, exchanged captions far above."
-rng = np.random.default_rng(0)
-known_captions = [prior_base.write_caption(shown, i, composer, rng, p_omit=0.0, p_drop=0.0) for i in range(200)]
-known_text = systems["ar"].encode_prompt(known_captions)
-known_codes = ar.encode(image_embed[:200], known_text.text_embed)
+# %% alt="Surprise over the 22 codes: training pictures and their drawings composed anew run together far below the dashed line of a blind guess, held-out drawings between them and the line, exchanged captions above it but for the last codes."
+def all_said(shown):                                                                     # captions that name all that 200 pictures show
+    rng = np.random.default_rng(0)
+    return systems["ar"].encode_prompt([prior_base.write_caption(shown, i, composer, rng, p_omit=0.0, p_drop=0.0) for i in range(200)])
+
+again = composer.compose(200, seed=99)                                                   # training drawings; these pictures it never saw
+sources = {"training pictures": (image_embed[:200], all_said(shown)),
+           "their drawings, composed anew": (embed_images(clip, to_tensor(again.images)), all_said(attribute_numbers(again.attributes))),
+           "held-out drawings": (full.real, text)}
 with torch.no_grad():
-    of_known = ar(known_codes[:, :-1], known_text.context, known_text.text_embed)
-    exchanged = ar(codes[:, :-1], text.context.roll(1, 0), text.text_embed.roll(1, 0))
-trials = {"training pictures": (of_known, known_codes), "held-out drawings": (logits, codes), "held-out, another's caption": (exchanged, codes)}
+    coded = {word: (ar.encode(vectors, said.text_embed), said) for word, (vectors, said) in sources.items()}
+    trials = {word: (ar(true[:, :-1], said.context, said.text_embed), true) for word, (true, said) in coded.items()}
+    trials["held-out, another's caption"] = (ar(codes[:, :-1], text.context.roll(1, 0), text.text_embed.roll(1, 0)), codes)
 surprise = {word: F.cross_entropy(guess.transpose(1, 2), true, reduction="none") for word, (guess, true) in trials.items()}
 for word, nats in surprise.items():
-    print(f"{word:27s} surprise a code: {Mean.of(nats.mean(dim=1)).text(2)} nats; ln {BUCKETS} = {math.log(BUCKETS):.2f}")
+    print(f"{word:29s} surprise a code: {Mean.of(nats.mean(dim=1)).text(2)} nats; ln {BUCKETS} = {math.log(BUCKETS):.2f}")
 lines = {word: nats.mean(dim=0) for word, nats in surprise.items()} | {"blind": (torch.full((ar.num_codes,), math.log(BUCKETS)), plotting.REFERENCE, "--")}
 ax = plotting.plot_lines(range(ar.num_codes), lines, "code (0: cosine to the text; then directions by variance)", "surprise in nats", "What does the caption tell of each code?", direct_labels=False).axes[0]
 ax.set_ylim(0, 12)
@@ -500,7 +506,7 @@ plt.show()
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** On training pictures 2.40 [2.22, 2.58] nats a code, blind 4.85. On held-out drawings 5.19 [5.05, 5.34]: *worse than blind*, on most codes, although exchanged captions are worse still, 6.72. The network over-fits: it saw each of its 65,536 pictures nine times, and the training loss, 2.45, did not show it. The paper had hundreds of millions.
+# **What to see.** On training pictures 3.14 [2.97, 3.29] nats a code, blind 4.85. On the same drawings composed anew, in pictures that it never saw, 2.98 [2.80, 3.14]: no picture was learnt by heart. It saw each of its 262,144 pictures 1.4 times on average. (An earlier run, as long, had a quarter of them and saw each nine times: 2.40 on these, and 5.19 on held-out drawings, *worse than blind*. Its training loss, 2.45 against 3.21 now, looked better.) What is new to it is a new *drawing*: 4.42 [4.35, 4.50]. That still beats a blind guess, and another's caption costs 5.96. **Limit**: CLIP knows held-out drawings less well too (notebook 07), so not all of that gap need be the prior's.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Drawing.** Code by code, from the softmax. One exception (Ramesh et al. 2022, section 2.2): the first code is drawn from the **upper half** of its distribution. We demand a picture that fits well, *then* write one.
@@ -578,7 +584,7 @@ print(f"from the middle to the top, name by name: {Mean.of(kept_dot['the top'] -
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The first code is a weak knob here. From the middle of its distribution to the top it promises a cosine of 0.76 to 0.87; what comes is 0.75 to 0.76, a gain of 0.014 [0.005, 0.023] name by name. At the top the network does not keep its promise. Diversity goes from 1.12 to 1.06, within the intervals. **Limit**: what it gains at the paper's size, we cannot say.
+# **What to see.** The first code is a weak knob here. From the middle of its distribution to the top it promises a cosine of 0.76 to 0.87; what comes is 0.76 to 0.77, a gain of 0.012 [0.006, 0.017] name by name. At the top the network does not keep its promise. Diversity goes from 1.07 to 1.02, within the intervals. **Limit**: what it gains at the paper's size, we cannot say.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 4 · A prior that denoises
@@ -732,7 +738,7 @@ def walk(net, steps=25, guidance=1.0, seed=0, clip=False):                      
 # %% [markdown]
 # **Predict.** The first guess is made from pure noise. Which row of the table of Idea 2 will it resemble? And the last?
 
-# %% alt="Three curves over 25 steps: diversity climbs from nearly 0 to above 0.9, the cosine sinks from 0.87 to the dashed line of two real pictures, the share of right neighbours sinks from 0.96 to 0.6." slideshow={"slide_type": "subslide"}
+# %% alt="Three curves over 25 steps: diversity climbs from nearly 0 to above 0.9, the cosine sinks from 0.88 to the dashed line of two real pictures, the share of right neighbours sinks from 0.94 to below 0.6." slideshow={"slide_type": "subslide"}
 guesses, regression = walk(diffusion), feeds["MLP"](bare.texts, 0)
 print(f"first guess: cosine to the MLP's answer {Mean.of((guesses[0] * regression).sum(dim=1)).text(2)}, control, to that for another name {Mean.of((guesses[0] * regression.roll(8, 0)).sum(dim=1)).text(2)}")
 path = [row(vectors) for vectors in guesses]
@@ -745,7 +751,7 @@ ax.text(25, alike, "two real pictures ", color=plotting.REFERENCE, ha="right", v
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The first guess *is* regression: cosine 0.98 to the MLP's answer (0.10 to that for another name), diversity 0.06. Then the noise decides more and more: diversity rises to 0.93 [0.88, 0.98], the cosine to true pictures falls from 0.87 to 0.79, where two real pictures have 0.79. That fall is no failure; it is what a draw costs.
+# **What to see.** The first guess *is* regression: cosine 0.98 to the MLP's answer (0.10 to that for another name), diversity 0.04. Then the noise decides more and more: diversity rises to 0.91 [0.86, 0.97], the cosine to true pictures falls from 0.88 to 0.79, where two real pictures have 0.79. That fall is no failure; it is what a draw costs.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Three knobs**: the number of steps, guidance, and how many draws to choose from.
@@ -763,7 +769,7 @@ by_choice |= {f"guidance {s:g}": row(vectors) for s, vectors in strong.items()}
 show(by_choice, "cos_text", "cos_true", "diversity", "frechet", "nearest")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** One step is regression again: diversity 0.06. From 10 steps to 25 nothing changes beyond the intervals. Choosing and guidance both pull towards the text. The better of two costs little diversity, 0.93 to 0.88, within the intervals. Guidance 4, the default of diffusers' pipelines, raises the cosine to the *true* pictures from 0.79 to 0.83, and leaves 0.39 [0.35, 0.44] of the diversity; its Fréchet distance is 57 instead of 20. Whoever tunes by cosine ends there, on the way back to regression; we draw at 1.
+# **What to see.** One step is regression again: diversity 0.04. From 10 steps to 25 nothing changes beyond the intervals. Choosing and guidance both pull towards the text. The better of two costs little diversity, 0.91 to 0.87, within the intervals. Guidance 4, the default of diffusers' pipelines, raises the cosine to the *true* pictures from 0.79 to 0.84, and leaves 0.38 [0.33, 0.43] of the diversity; its Fréchet distance is 57 instead of 21. Whoever tunes by cosine ends there, on the way back to regression; we draw at 1.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # Where do the ways land? We move each name's real mean to the middle, and look along the two directions in which real pictures of a name vary most.
@@ -781,26 +787,25 @@ plt.show()
 # **What to see.** Real pictures fall into two groups here. The MLP answers *between* them, where hardly a picture is; the text vector lies to one side. Both priors fill the cloud. **Limit**: two directions of 192.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **By heart?** The autoregressive prior was worse than blind on held-out drawings. The same question to the diffusion prior, at step 500: its error, of 1 for an answer of zeros.
+# **By heart?** The autoregressive prior knew no picture by heart, but was surprised by new drawings. The same question to the diffusion prior, at step 500: its error, of 1 for an answer of zeros.
 
 # %% slideshow={"slide_type": "-"}
 t, errors = torch.full((200,), 500), {}
-sets = {"training pictures": (image_embed[:200], known_text), "held-out drawings": (full.real, systems["ar"].encode_prompt(full.texts))}
-sets["held-out, another's caption"] = (full.real.roll(1, 0), sets["held-out drawings"][1])
-for word, (vectors, said) in sets.items():
+another = {"held-out, another's caption": (full.real.roll(1, 0), sources["held-out drawings"][1])}
+for word, (vectors, said) in (sources | another).items():
     x0 = diffusion.scale(vectors)
     xt = add_noise(x0, torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), t, SCHEDULE)
     with torch.no_grad():
         errors[word] = Mean.of((diffusion(xt, t, *said) - x0).square().mean(dim=1))
-    print(f"{word:28s} error {errors[word].text(3)}")
+    print(f"{word:29s} error {errors[word].text(3)}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** It too knows its own pictures better, 0.045 against 0.067 [0.062, 0.071]. But on drawings never seen it is far from blind: exchanged captions cost 0.31. **Limit**: one step of the thousand.
+# **What to see.** The same: 0.043 on its own pictures, though it saw these some twenty times, 0.045 [0.043, 0.048] on their drawings composed anew, 0.065 [0.060, 0.069] on drawings never seen. And there it is far from blind: exchanged captions cost 0.28. **Limit**: one step of the thousand.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it: a small diffusion prior
 #
-# Same code, a third of the size, 8,192 pictures, and captions that are names alone. The checkpoint's prior trained 42 minutes on eight times as many pictures; ours gets half a minute.
+# Same code, a third of the size, 8,192 pictures, and captions that are names alone. The checkpoint's prior trained 82 minutes, the second half on 32 times as many pictures; ours gets half a minute.
 
 # %% slideshow={"slide_type": "-"}
 from course_utils.systems.stable_diffusion import tokenize
@@ -854,7 +859,7 @@ plotting.show_rows({bare.texts[i]: nearest(made[i:i + 8]) for i in (96, 120, 168
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **The verdict.** (自行车: bicycle; 锚: anchor.) In half a minute the small prior beats regression's spread: diversity 0.81 [0.76, 0.86] against 0, Fréchet distance 52 against 136. It is not yet the checkpoint, which has 0.93 and 20. And mind the control: draws exchanged among names have the *same* diversity and Fréchet distance, and are never right. So these two alone are no merit. Look at *nearest* too: 68 % [57, 79], of real pictures 70 %.
+# **The verdict.** (自行车: bicycle; 锚: anchor.) In half a minute the small prior beats regression's spread: diversity 0.81 [0.76, 0.86] against 0, Fréchet distance 52 against 136. It is not yet the checkpoint, which has 0.91 and 21. And mind the control: draws exchanged among names have the *same* diversity and Fréchet distance, and are never right. So these two alone are no merit. Look at *nearest* too: 68 % [57, 79], of real pictures 70 %.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## All ways side by side
@@ -880,9 +885,9 @@ for way in ("text vector", "MLP", "autoregressive", "diffusion"):
     print(f"{way:15s} measured again here on a part, 32 names × 8; intervals meet:", both)
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# - **Full captions**: the MLP has cosine 0.869 [0.862, 0.876] and R@1 87 % [83, 90], the diffusion prior 0.840 [0.831, 0.850] and 78 % [73, 81], the autoregressive 0.770 and 58 %. The prior adds nothing here but a Fréchet distance of 11 instead of 19.
-# - **Names**: every way without a prior has diversity 0 and Fréchet distance 126 to 328. The diffusion prior has 0.95 [0.91, 0.99] of the real diversity and 8.6, where other real pictures have 5.3; the autoregressive prior 1.11 [1.08, 1.14], more than real, and 15.
-# - **Match, do not exceed**: cosine 0.787 (real pictures 0.784), nearest 64 % [56, 72] (real 67 % [59, 75]). Regression exceeds both, 0.857 and 100 %; that is no merit.
+# - **Full captions**: the MLP has cosine 0.869 [0.862, 0.876] and R@1 86 % [83, 90], the diffusion prior 0.840 [0.831, 0.850] and 78 % [74, 82], the autoregressive 0.793 [0.781, 0.805] and 65 % [60, 70]. The prior adds nothing here but a Fréchet distance of 11 instead of 19.
+# - **Names**: every way without a prior has diversity 0 and Fréchet distance 126 to 328. The diffusion prior has 0.95 [0.91, 0.99] of the real diversity and 8.3, where other real pictures have 5.3; the autoregressive prior 1.06 [1.03, 1.09], a little more than real (0.99 [0.96, 1.03]), and 15.
+# - **Match, do not exceed**: cosine 0.789 (real pictures 0.784), nearest 64 % [56, 71] (real 67 % [59, 75]). Regression exceeds both, 0.857 and 100 %; that is no merit.
 #
 # **When would you skip the prior?** When prompts are long and exact, when one picture a prompt suffices, or when the decoder is trained to read text vectors; Stable Diffusion has no prior.
 #
@@ -900,7 +905,7 @@ length = name_text.context.shape[1]
 print(f"tokens run for a caption: autoregressive {MAX_TOKENS} + 1 + {num_dims}, one pass after the other; diffusion 2 draws × 25 steps × ({length} + 4)")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** With 22 codes the autoregressive prior is cheaper: by the card 3 ms a caption against 12. So the paper's reason does not hold at our size; Exercise 08.4 counts when it does.
+# **What to see.** With 22 codes the autoregressive prior is cheaper: by the card 4 ms a caption against 18. So the paper's reason does not hold at our size; Exercise 08.4 counts when it does.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Idea 5 · Where the vector enters the decoder
@@ -970,7 +975,7 @@ explore(compare, prompt="tulip", seed=(0, 20))
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # From a name to a full caption (the last: red apple, in Chinese):
 
-# %% alt="Five rows of eight emoji for apple, red apple, red apple in noto style, red apple in snow and red apple in Chinese: apples of many colours and other fruit first, then mostly red apples, and tomatoes in snow." slideshow={"slide_type": "-"}
+# %% alt="Five rows of eight emoji for apple, red apple, red apple in noto style, red apple in snow and red apple in Chinese: apples and other round things of many colours first, then mostly red apples; for snow, apples by the sea and tomatoes in snow; in Chinese one stop sign too." slideshow={"slide_type": "-"}
 asked = ("apple", "red apple", "red apple, noto style", "red apple, snow", "红色的苹果")
 by_prompt = {prompt: prior(prompt) for prompt in asked}
 for prompt, vectors in by_prompt.items():
@@ -979,7 +984,7 @@ plotting.show_rows({prompt: nearest(vectors) for prompt, vectors in by_prompt.it
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** *Red* brings the mean distance of two draws from 0.72 to 0.45, *snow* to 0.32. A style changes nothing, 0.46: this CLIP's vectors hardly know style (notebook 07), so there is little to draw. In Chinese, *red apple* leaves more open, 0.61. **Limit**: eight draws a caption; and a nearest picture may be a tomato where no apple lies in snow.
+# **What to see.** *Red* brings the mean distance of two draws from 0.68 to 0.42, *snow* to 0.28. A style changes nothing, 0.42: this CLIP's vectors hardly know style (notebook 07), so there is little to draw. In Chinese, *red apple* leaves more open, 0.56. **Limit**: eight draws a caption; and a nearest picture may be an apple by the sea, or a tomato in snow, where an apple in snow was meant.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## When it breaks · Vectors of length 1
