@@ -470,7 +470,7 @@ class ARPrior(VectorCodes):
 
 
 # %% [markdown]
-# **Check.** No answer changes when a later code does. And how much does the trained prior know of each code? We take its surprise, against that of a blind guess, $\ln 128$: on training pictures, on their drawings composed anew, on drawings that it has never seen, and as a control with captions exchanged.
+# **Check.** No answer changes when a later code does. And how much does the trained prior know of each code? We take its surprise, against that of a blind guess, $\ln 128$: on training pictures, on their drawings composed anew, on drawings never seen, and as a control with captions exchanged.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -506,7 +506,7 @@ plt.show()
 
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** On training pictures 3.14 [2.97, 3.29] nats a code, blind 4.85. On the same drawings composed anew, in pictures that it never saw, 2.98 [2.80, 3.14]: no picture was learnt by heart. It saw each of its 262,144 pictures 1.4 times on average. (An earlier run, as long, had a quarter of them and saw each nine times: 2.40 on these, and 5.19 on held-out drawings, *worse than blind*. Its training loss, 2.45 against 3.21 now, looked better.) What is new to it is a new *drawing*: 4.42 [4.35, 4.50]. That still beats a blind guess, and another's caption costs 5.96. **Limit**: CLIP knows held-out drawings less well too (notebook 07), so not all of that gap need be the prior's.
+# **What to see.** On training pictures 3.14 [2.97, 3.29] nats a code, blind 4.85. On the same drawings composed anew, never seen so, 2.98 [2.80, 3.14]: no picture was learnt by heart. It saw each of its 262,144 just 1.4 times. (An earlier run saw a quarter of them nine times: 2.40, and 5.19 on held-out drawings, *worse than blind*; its training loss, 2.45 against 3.21, looked better.) New to it is a new *drawing*: 4.42 [4.35, 4.50], still better than blind; another's caption costs 5.96. **Limit**: CLIP too knows held-out drawings less well (notebook 07).
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
 # **Drawing.** Code by code, from the softmax. One exception (Ramesh et al. 2022, section 2.2): the first code is drawn from the **upper half** of its distribution. We demand a picture that fits well, *then* write one.
@@ -787,7 +787,7 @@ plt.show()
 # **What to see.** Real pictures fall into two groups here. The MLP answers *between* them, where hardly a picture is; the text vector lies to one side. Both priors fill the cloud. **Limit**: two directions of 192.
 
 # %% [markdown] slideshow={"slide_type": "subslide"}
-# **By heart?** The autoregressive prior knew no picture by heart, but was surprised by new drawings. The same question to the diffusion prior, at step 500: its error, of 1 for an answer of zeros.
+# **By heart?** The same question to the diffusion prior, at step 500: its error, of 1 for an answer of zeros.
 
 # %% slideshow={"slide_type": "-"}
 t, errors = torch.full((200,), 500), {}
@@ -800,7 +800,7 @@ for word, (vectors, said) in (sources | another).items():
     print(f"{word:29s} error {errors[word].text(3)}")
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** The same: 0.043 on its own pictures, though it saw these some twenty times, 0.045 [0.043, 0.048] on their drawings composed anew, 0.065 [0.060, 0.069] on drawings never seen. And there it is far from blind: exchanged captions cost 0.28. **Limit**: one step of the thousand.
+# **What to see.** The same: 0.043 on its own pictures, seen some twenty times, 0.045 [0.043, 0.048] on their drawings composed anew, 0.065 [0.060, 0.069] on drawings never seen. Exchanged captions cost 0.28. **Limit**: one step of the thousand.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## Train it: a small diffusion prior
@@ -984,7 +984,7 @@ plotting.show_rows({prompt: nearest(vectors) for prompt, vectors in by_prompt.it
 plt.show()
 
 # %% [markdown] slideshow={"slide_type": "-"}
-# **What to see.** *Red* brings the mean distance of two draws from 0.68 to 0.42, *snow* to 0.28. A style changes nothing, 0.42: this CLIP's vectors hardly know style (notebook 07), so there is little to draw. In Chinese, *red apple* leaves more open, 0.56. **Limit**: eight draws a caption; and a nearest picture may be an apple by the sea, or a tomato in snow, where an apple in snow was meant.
+# **What to see.** *Red* brings the mean distance of two draws from 0.68 to 0.42, *snow* to 0.28. A style changes nothing, 0.42: this CLIP's vectors hardly know style (notebook 07), so there is little to draw. In Chinese, *red apple* leaves more open, 0.56. **Limit**: eight draws a caption; the nearest to *snow* are apples by the sea and tomatoes.
 
 # %% [markdown] slideshow={"slide_type": "slide"}
 # ## When it breaks · Vectors of length 1
