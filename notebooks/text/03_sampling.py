@@ -3,7 +3,7 @@
 #
 # | | |
 # |---|---|
-# | **Time** | a 60-minute lecture; three hours with the exercises; the code runs in about three minutes |
+# | **Time** | a 60-minute lecture; three hours with the exercises; the code runs in about two minutes |
 # | **Hardware** | any laptop, no GPU, no network |
 # | **You need** | notebooks 01 and 02; what a derivative is |
 # | **Where we are** | text encoder → **[generator]** → decoder |

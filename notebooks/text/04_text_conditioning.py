@@ -3,7 +3,7 @@
 #
 # | | |
 # |---|---|
-# | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in about three minutes |
+# | **Time** | a 75-minute lecture; three hours with the exercises; the code runs in two to three minutes |
 # | **Hardware** | any laptop, no GPU, no network |
 # | **You need** | notebooks 02 (U-Net, attention, loss) and 03 (DDIM); what a softmax is |
 # | **Where we are** | **[text encoder]** → **[generator]** → decoder |
@@ -1217,14 +1217,14 @@ for s, (x, found) in sweep.items():
 # %% [markdown] slideshow={"slide_type": "-"}
 # As a figure, then one noise a row:
 
-# %% alt="Left: concept and style against guidance from one half up, nearly level within their intervals, concept falling at 5; the bars of style leave the axis below. Right: diversity, which falls by a third from 1 to 2." slideshow={"slide_type": "subslide"}
+# %% alt="Left: concept and style against guidance, level within their intervals, concept falling at 5. Right: diversity, which falls by a third from 1 to 2." slideshow={"slide_type": "subslide"}
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.3))
 for ax, name, values, color in ((left, "concept", [share(found["concept"]) for _, found in sweep.values()], plotting.MODEL),
                                 (left, "style", [share(found["style"]) for _, found in sweep.values()], plotting.TEXT),
                                 (right, "diversity", [Mean.of(v) for v in apart.values()], plotting.DATA)):
     bars = [[v - v.low for v in values], [v.high - v for v in values]]
     ax.errorbar(SCALES, values, bars, color=color, marker="o", capsize=3, label=name)
-left.set(xlabel="guidance scale s", ylabel="share followed", ylim=(0.5, 1), xticks=SCALES)
+left.set(xlabel="guidance scale s", ylabel="share followed", ylim=(0, 1), xticks=SCALES)
 right.set(xlabel="guidance scale s", ylabel="diversity", ylim=(0, None), xticks=SCALES)
 left.legend(loc="lower left")
 fig.suptitle("Guidance: what it buys, what it costs", x=0.01, ha="left", fontsize=13, fontweight="bold")
