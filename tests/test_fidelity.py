@@ -65,7 +65,8 @@ def test_the_subject_is_told_from_other_cars_and_cars_from_other_things(judge, u
     things = {thing: similarity(judge, drawn(composer, thing, scenes), unseen) for thing in THINGS}
     own = similarity(judge, taught, unseen)
     assert own > max(cars.values()) + 0.1, cars
-    assert min(cars.values()) > max(things.values()), (cars, things)
+    seen_whole = [value for (concept, _), value in cars.items() if not concept.startswith("oncoming")]  # not from ahead
+    assert min(seen_whole) > max(things.values()) + 0.1, (cars, things)
     assert max(things.values()) < 0.15
 
 
