@@ -6,7 +6,7 @@ import torch
 
 from course_utils import checkpoints
 from course_utils.app.generate import draw_pictures, draw_prompts
-from course_utils.data import load_splits, to_tensor
+from course_utils.data import STYLES, load_splits, to_tensor
 from course_utils.datasets.compose import BACKGROUNDS
 from course_utils.datasets.xp7 import load_xp7
 from course_utils.errors import CheckpointError, InputError
@@ -84,11 +84,14 @@ def test_xp7_is_drawn_like_the_real_one_and_cars_stay_cars():
 
 
 @pytest.mark.slow
-def test_the_style_is_seen_in_four_of_five_drawings():
+def test_the_style_is_seen_in_two_of_three_drawings():
+    """Told from eight styles; of real 3D drawings that it never saw, the evaluator names three of four."""
     told = checkpoints.card("style-3d")["metrics"]
     for language in ("English", "Chinese"):
-        assert told[f"with the LoRA, {language}, 100"]["style"] >= 0.8
+        with_it, without = (told[f"{way} the LoRA, {language}, 100"]["style"] for way in ("with", "without"))
+        assert with_it >= 0.65 and without <= 0.2
     texts = [f"{name}，小精灵，卡通" for name in style_3d.emoji().column("name_zh")[:40]]
     pictures = draw_prompts("stable-diffusion", texts, 20, guidance=2.0, lora="style-3d")
     seen = predict(load_evaluator(), to_tensor(pictures)).style.argmax(dim=1)
-    assert float((seen == 3).float().mean()) >= 0.7
+    share = float((seen == STYLES.index("3d")).float().mean())
+    assert share >= 0.65, share
