@@ -3,7 +3,8 @@
     picture -> 64 x 64 -> [stem] -> [stages] -> features -> concept, color, background
                                 └──────┴─────> texture --> style
 
-It has seen real pictures with their compositions, and no generator is ever trained on what it says.
+It has seen real pictures with their compositions, and no generator is ever trained on what it says. Its trunk began as
+CLIP's, which knew what pictures show; so where CLIP's vectors are drawn, CLIP's own score beside it says little new.
 """
 
 from functools import lru_cache
