@@ -1,13 +1,12 @@
 """The DiT equals diffusers' parts on random tiny weights, starts as the identity, reads words alone, and learns."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from course_utils import checkpoints
+from course_utils import checkpoints, cli
 from course_utils.errors import InputError
 from course_utils.generator.dit import DiT, DiTBlock, PatchEmbed, TimeTextEmbedding, sincos_positions, unpatchify
 from course_utils.generator.flow import Flow, euler
@@ -202,18 +201,6 @@ def test_a_tiny_one_learns(few):  # noqa: F811
 
 
 # ------------------------------------------------------------------ drawing
-@pytest.fixture(scope="module")
-def flow_shop(shop, tmp_path_factory):  # noqa: F811
-    """The shop with a DiT of random weights that belongs to its CLIP and its autoencoder."""
-    folder = tmp_path_factory.mktemp("flow-shop")
-    for name in ("clip", wide.VAE_NAME):
-        for ending in ("json", "safetensors"):
-            shutil.copy(shop / f"{name}.{ending}", folder)
-    parents = {name: checkpoints.card(name, folder)["sha256"] for name in (wide.VAE_NAME, "clip")}
-    checkpoints.save(system.NAME, randomise(system.make_dit()), {"parents": parents}, folder=folder)
-    return folder
-
-
 @torch.inference_mode()
 def test_it_draws_latents_of_prompts_with_guidance(shop):  # noqa: F811
     encoder, dit, zT = wide.open_text_encoder(folder=shop), randomise(small_dit()).eval(), random(2, 4, 8, 8)
@@ -232,8 +219,14 @@ def test_it_draws_latents_of_prompts_with_guidance(shop):  # noqa: F811
     assert not torch.allclose(empty.xt, last.xt, atol=1e-2) and not torch.allclose(plain.xt, empty.xt, atol=1e-2)
 
 
-def test_a_prompt_and_a_seed_begin_as_in_stable_diffusion_clip(flow_shop):
-    opened = system.open_dit_flow(folder=flow_shop)
+def test_course_train_makes_a_checkpoint_that_draws(few, shop, capsys):  # noqa: F811
+    """The command runs, its card names both parents, and what it saved draws the same for the same seed."""
+    order = ["train", system.NAME, "--minutes", "0.01", "--device", "cpu", "--run-dir", str(few)]
+    assert cli.main(order) == 0 and f"{system.NAME}: " in capsys.readouterr().out
+    card = checkpoints.card(system.NAME, shop)
+    assert card["parents"] == {name: checkpoints.card(name, shop)["sha256"] for name in (wide.VAE_NAME, "clip")}
+    assert checkpoints.check(system.NAME, shop).stat().st_size < 25e6
+    opened = system.open_dit_flow(folder=shop)
     pictures = opened.draw(PROMPTS[:2], seed=3, steps=2)
     assert pictures.shape == (2, 64, 64, 3) and pictures.dtype.name == "uint8"
     assert (pictures == opened.draw(PROMPTS[:2], seed=3, steps=2)).all()
